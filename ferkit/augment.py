@@ -1,0 +1,151 @@
+"""Augmentation of whole batches on their device: every image draws its own parameters, all geometry is one resample.
+
+Measured: see benchmarks/augment.py (images/s beside torchvision image by image).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How far each transform may go; zero switches it off. Ranges are symmetric unless said."""
+
+    flip: float = 0.0  # probability of a mirror image
+    rotate: float = 0.0  # degrees
+    scale: float = 0.0  # factor 1 - scale .. 1 + scale
+    shift: float = 0.0  # fraction of the side, each axis
+    shear: float = 0.0  # degrees, along x
+    brightness: float = 0.0  # added, in units of the full range
+    contrast: float = 0.0  # factor about the image's own mean
+    gamma: float = 0.0  # exponent exp(-gamma) .. exp(gamma)
+    noise: float = 0.0  # largest standard deviation of Gaussian noise
+    erase: float = 0.0  # probability of one grey rectangle over 2..20 % of the image (Zhong et al. 2017)
+    mixup: float = 0.0  # Beta parameter (Zhang et al. 2018)
+    cutmix: float = 0.0  # Beta parameter (Yun et al. 2019); with both, each batch takes one of them
+
+    @property
+    def moves(self) -> bool:
+        """Whether any transform needs a resample (a mirror image alone does not)."""
+        return any((self.rotate, self.scale, self.shift, self.shear))
+
+
+POLICIES = {
+    "none": Policy(),
+    "flip": Policy(flip=0.5),
+    "light": Policy(flip=0.5, rotate=8, scale=0.08, shift=0.05),
+    "standard": Policy(flip=0.5, rotate=12, scale=0.15, shift=0.08, brightness=0.1, contrast=0.2, erase=0.5),
+    "heavy": Policy(
+        flip=0.5, rotate=20, scale=0.2, shift=0.1, shear=10, brightness=0.15, contrast=0.3, gamma=0.3,
+        noise=0.05, erase=0.5, mixup=0.2, cutmix=0.5,
+    ),
+}  # fmt: skip
+
+
+def get_policy(name: str) -> Policy:
+    """The policy of that name; raises ValueError listing the choices."""
+    if name not in POLICIES:
+        raise ValueError(f"unknown augmentation policy {name!r}; choose from {list(POLICIES)}")
+    return POLICIES[name]
+
+
+def augment(images: Tensor, policy: Policy, generator: Generator, size: int | None = None) -> Tensor:
+    """uint8 (N, H, W) -> float32 (N, 1, size, size) in [0, 1], each image with parameters of its own.
+
+    `size` (default H) resizes in the same resample. `generator` lives on the CPU, so that a seed draws the same
+    parameters on every device. Mixing images (mixup, CutMix) changes the targets too and is `mix`.
+    """
+    x = images[:, None].float() / 255
+    n, size = len(x), size or images.shape[-1]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.empty(n).uniform_(low, high, generator=generator).to(x.device, non_blocking=True)
+
+    def symmetric(limit: float) -> Tensor:
+        return uniform(-limit, limit)
+
+    flip = uniform(0, 1) < policy.flip
+    if policy.moves or size != x.shape[-1]:
+        angle, shear = symmetric(policy.rotate), symmetric(policy.shear)
+        scale, shift = 1 + symmetric(policy.scale), torch.stack([symmetric(policy.shift), symmetric(policy.shift)], 1)
+        x = warp(x, affine_matrix(angle, scale, shift, shear, flip), size)
+    elif policy.flip:
+        x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+    x = _photometric(x, policy, symmetric)
+    if policy.noise:
+        sigma = uniform(0, policy.noise).view(-1, 1, 1, 1)
+        x = (x + sigma * torch.randn(x.shape, generator=generator).to(x.device)).clamp_(0, 1)
+    return _erase(x, policy.erase, uniform) if policy.erase else x
+
+
+def affine_matrix(angle: Tensor, scale: Tensor, shift: Tensor, shear: Tensor, flip: Tensor) -> Tensor:
+    """(N, 2, 3) matrices for `warp`; torchvision's `affine` convention, after an optional mirror image.
+
+    angle and shear (N,) in degrees, scale (N,), shift (N, 2) as x, y in fractions of the side, flip bool (N,).
+    """
+    angle, tangent = torch.deg2rad(angle), torch.tan(torch.deg2rad(shear))
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    # Output to input, the way a resample reads: inverse of rotation x shear x scale.
+    inverse = torch.stack([cos + tangent * sin, sin - tangent * cos, -sin, cos], 1).view(-1, 2, 2)
+    inverse = inverse / scale[:, None, None]
+    offset = -(inverse @ (2 * shift)[:, :, None])  # affine_grid's axes run from -1 to 1
+    matrix = torch.cat([inverse, offset], 2)
+    mirror = torch.where(flip, -1.0, 1.0)
+    return torch.stack([matrix[:, 0] * mirror[:, None], matrix[:, 1]], 1)
+
+
+def warp(x: Tensor, matrix: Tensor, size: int) -> Tensor:
+    """Resample (N, C, H, W) to (N, C, size, size) through (N, 2, 3) matrices, bilinear, black outside."""
+    grid = F.affine_grid(matrix, [len(x), x.shape[1], size, size], align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def _photometric(x: Tensor, policy: Policy, symmetric) -> Tensor:
+    if policy.contrast:
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = mean + (x - mean) * (1 + symmetric(policy.contrast)).view(-1, 1, 1, 1)
+    if policy.brightness:
+        x = x + symmetric(policy.brightness).view(-1, 1, 1, 1)
+    if policy.contrast or policy.brightness:
+        x = x.clamp_(0, 1)
+    return x ** symmetric(policy.gamma).exp().view(-1, 1, 1, 1) if policy.gamma else x
+
+
+def _erase(x: Tensor, probability: float, uniform) -> Tensor:
+    height, width = x.shape[-2:]
+    area, log_ratio = uniform(0.02, 0.2), uniform(-math.log(3.3), math.log(3.3))
+    half_h = (area * log_ratio.exp()).sqrt() * height / 2
+    half_w = (area / log_ratio.exp()).sqrt() * width / 2
+    inside_y = (torch.arange(height, device=x.device) + 0.5 - (uniform(0, 1) * height)[:, None]).abs() < half_h[:, None]
+    inside_x = (torch.arange(width, device=x.device) + 0.5 - (uniform(0, 1) * width)[:, None]).abs() < half_w[:, None]
+    inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
+    hit, grey = uniform(0, 1) < probability, uniform(0, 1)
+    return torch.where(inside & hit.view(-1, 1, 1, 1), grey.view(-1, 1, 1, 1), x)
+
+
+def mix(x: Tensor, targets: Tensor, policy: Policy, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Mixup or CutMix of a batch with itself, one draw a batch: images (N, C, H, W) and soft targets (N, n_classes)."""
+    if not (policy.mixup or policy.cutmix):
+        return x, targets
+    cut = bool(policy.cutmix) and (not policy.mixup or bool(torch.rand((), generator=generator) < 0.5))
+    alpha = policy.cutmix if cut else policy.mixup
+    gammas = torch._standard_gamma(torch.full((2,), alpha), generator=generator)
+    keep = float(gammas[0] / gammas.sum())  # Beta(alpha, alpha) from two Gammas, drawn with our own generator
+    partner = torch.randperm(len(x), generator=generator).to(x.device)
+    if cut:
+        (height, width), side = x.shape[-2:], math.sqrt(1 - keep)
+        top = int(torch.randint(height, (), generator=generator) - side * height / 2)
+        left = int(torch.randint(width, (), generator=generator) - side * width / 2)
+        rows = slice(max(top, 0), max(top, 0) + round(side * height) + min(top, 0))
+        columns = slice(max(left, 0), max(left, 0) + round(side * width) + min(left, 0))
+        mask = torch.zeros(height, width, dtype=torch.bool, device=x.device)
+        mask[rows, columns] = True
+        keep = 1 - float(mask.float().mean())
+        x = torch.where(mask, x[partner], x)
+    else:
+        x = torch.lerp(x[partner], x, keep)
+    return x, torch.lerp(targets[partner], targets, keep)

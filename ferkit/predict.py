@@ -1,0 +1,63 @@
+"""Logits of a model on faces, evaluated the same way every time; a picture in, emotions out."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ferkit import DataError
+from ferkit.models import InputSpec
+
+VIEWS = ("none", "flip")  # test-time augmentation: views whose logits are averaged
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name; auto takes CUDA, then MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def prepare(images: Tensor, spec: InputSpec) -> Tensor:
+    """uint8 (N, H, W) -> what the model wants to see, float (N, channels, size, size); no randomness."""
+    x = images[:, None].float() / 255
+    if x.shape[-2:] != (spec.size, spec.size):
+        x = F.interpolate(x, (spec.size, spec.size), mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)
+    return spec(x)
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, images: Tensor, *, tta: str = "none", batch_size: int = 512) -> Tensor:
+    """Logits float32 (N, n_classes), on the CPU, of uint8 (N, H, W) faces of any size, in evaluation mode and float32.
+
+    tta "flip" averages the logits of a face and of its mirror image. The model's training mode is restored.
+    Raises ValueError for an unknown tta.
+    """
+    if tta not in VIEWS:
+        raise ValueError(f"unknown test-time augmentation {tta!r}; choose from {list(VIEWS)}")
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    parts = []
+    for batch in images.split(batch_size):
+        x = prepare(batch.to(device), model.input_spec)
+        out = model(x) if tta == "none" else (model(x) + model(x.flip(-1))) / 2
+        parts.append(out.float().cpu())
+    model.train(training)
+    return torch.cat(parts)
+
+
+def read_picture(path: str | Path) -> Tensor:
+    """A picture file as a grey uint8 (1, H, W), cropped to its central square; raises DataError when undecodable."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            grey = ImageOps.exif_transpose(picture).convert("L")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path}: not a picture that can be decoded ({error})") from error
+    side = min(grey.size)
+    return torch.from_numpy(np.array(ImageOps.fit(grey, (side, side))))[None]

@@ -1,0 +1,199 @@
+"""Run folders and records: a trained run is measured once, written down, and can be recomputed from its logits.
+
+A record holds what is needed to believe a number: the recipe, the code, the data, n, and intervals.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ferkit import DataError
+from ferkit.atomic import whole_file
+from ferkit.audit import clean_mask
+from ferkit.faces import Faces
+from ferkit.labels import UNLABELLED, USAGES
+from ferkit.metrics import HEADLINES, evaluate
+from ferkit.predict import VIEWS, logits, pick_device
+from ferkit.recipe import Recipe
+from ferkit.train import State, fit, load_weights
+
+SCHEMA = 1
+JUDGED = ("PublicTest", "PrivateTest")
+LIBRARIES = ("torch", "torchvision", "numpy", "timm")
+
+
+def run(recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto") -> dict:
+    """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
+
+    PrivateTest is read here, once, after training has chosen its weights without it. Raises what train.fit raises,
+    and DataError when a split is missing.
+    """
+    folder = Path(folder)
+    missing = [u for u in USAGES if not len(faces.split(u))]
+    if missing:
+        raise DataError(f"{faces.name} has no {' and no '.join(missing)} images; the protocol needs all three splits")
+    state = fit(
+        recipe, faces.split("Training"), faces.split("PublicTest"), folder, device=device, source=code_version()
+    )
+    if not (folder / "logits.npz").exists():
+        save_logits(folder, faces, device)
+    if not (folder / "record.json").exists():
+        write_record(folder, recipe, faces, state, device)
+    return read_record(folder)
+
+
+def save_logits(folder: Path, faces: Faces, device: str = "auto") -> None:
+    """logits.npz of the selected weights: a judged split's logits, flip-TTA logits (float16), labels, rows, clean."""
+    model, _, classes = load_weights(folder / "best.safetensors")
+    model = model.to(pick_device(device))
+    arrays: dict[str, np.ndarray] = {"classes": np.array(classes)}
+    for usage in JUDGED:
+        split = faces.split(usage)
+        if (split.labels == UNLABELLED).any():
+            raise DataError(f"{usage} of {faces.name} has images without a label: nothing to measure against")
+        for view in VIEWS:
+            name = "logits" if view == "none" else f"logits_{view}"
+            arrays[f"{usage}_{name}"] = logits(model, split.images, tta=view).numpy().astype(np.float16)
+        arrays[f"{usage}_labels"] = split.labels.numpy().astype(np.int8)
+        arrays[f"{usage}_rows"] = split.rows.numpy().astype(np.int32)
+        arrays[f"{usage}_clean"] = clean_mask(faces, usage).numpy()
+    with whole_file(folder / "logits.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def measure(folder: str | Path) -> dict:
+    """Every metric of a run folder, from its logits.npz alone: {split, split clean, split flip TTA: metrics}."""
+    path = Path(folder) / "logits.npz"
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: no readable logits ({error}); a run folder has logits.npz") from error
+    classes, metrics = tuple(arrays["classes"].tolist()), {}
+    for usage in JUDGED:
+        values, labels, clean = (arrays[f"{usage}_{k}"] for k in ("logits", "labels", "clean"))
+        metrics[usage] = evaluate(values, labels, classes)
+        metrics[f"{usage} clean"] = evaluate(values[clean], labels[clean], classes)
+        metrics[f"{usage} flip TTA"] = evaluate(arrays[f"{usage}_logits_flip"], labels, classes)
+    return metrics
+
+
+def write_record(folder: Path, recipe: Recipe, faces: Faces, state: State, device: str = "auto") -> None:
+    """record.json of a run folder; opened with mode "x": history is not overwritten (FileExistsError)."""
+    record = {
+        "schema": SCHEMA,
+        "run": recipe.run_name,
+        "recipe": asdict(recipe),
+        "code": state.sources,
+        "data": {
+            "name": faces.name,
+            "fingerprint": faces.fingerprint,
+            "official": faces.is_official,
+            "n": {u: len(faces.split(u)) for u in USAGES},
+        },
+        "parameters": sum(p.numel() for p in state.model.parameters()),
+        "selected": {"by": "PublicTest accuracy", "epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
+        "machine": describe_machine(device),
+        "precision": {"used": state.precision, "milliseconds": state.timings},
+        "seconds": {"training": round(state.seconds, 1), "processor": round(state.cpu_seconds, 1)},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "metrics": measure(folder),
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    with whole_file(folder / "record.json.new") as temporary:
+        temporary.write_text(text)
+    try:
+        os.link(folder / "record.json.new", folder / "record.json")  # atomic, and refuses to replace
+    finally:
+        (folder / "record.json.new").unlink()
+
+
+def read_record(folder: str | Path) -> dict:
+    """The record of a run folder, or DataError saying what is wrong with it."""
+    path = Path(folder) / "record.json"
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no readable record ({error})") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise DataError(f"{path}: not a record of schema {SCHEMA}")
+    return record
+
+
+def disagreements(recorded: dict, measured: dict, path: str = "") -> list[str]:
+    """Where two trees of metrics differ by more than rounding; empty when they agree."""
+    if isinstance(recorded, dict) and isinstance(measured, dict):
+        keys = [*recorded, *(k for k in measured if k not in recorded)]
+        return [line for k in keys for line in disagreements(recorded.get(k), measured.get(k), f"{path}/{k}")]
+    if isinstance(recorded, float) and isinstance(measured, float) and abs(recorded - measured) <= 2e-6:
+        return []
+    return [] if recorded == measured else [f"{path.lstrip('/')}: recorded {recorded}, measured {measured}"]
+
+
+def find_records(root: str | Path) -> list[tuple[Path, dict]]:
+    """(folder, record) of every run below root, in order of their paths."""
+    return [(path.parent, read_record(path.parent)) for path in sorted(Path(root).rglob("record.json"))]
+
+
+def interval(headline: dict, scale: float = 100) -> str:
+    """`71.2 (69.8–72.7)`: a headline and its interval, in percent unless scaled otherwise."""
+    value, low, high = (headline[key] * scale for key in ("value", "low", "high"))
+    digits = 1 if scale == 100 else 3
+    return f"{value:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def summary(record: dict) -> str:
+    """A record's headlines as lines of text, each with its n and 95 % interval."""
+    lines = [f"{record['run']} on {record['data']['name']}: weights of epoch {record['selected']['epoch']}, 1 seed"]
+    for split, metrics in record["metrics"].items():
+        values = ", ".join(
+            f"{name.replace('_', ' ')} {interval(metrics[name], 1 if name == 'nll' else 100)}" for name in HEADLINES
+        )
+        lines.append(f"  {split} (n {metrics['n']:,}): {values}")
+    return "\n".join(lines)
+
+
+def code_version() -> dict:
+    """The commit of this package's checkout and whether its code differs from it; None each outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def describe_machine(device: str = "auto") -> dict:
+    """Device, its name and the threads in use."""
+    where = pick_device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else _processor()
+    return {"device": where.type, "name": name, "threads": torch.get_num_threads(), "system": platform.system()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except ModuleNotFoundError:
+        return None

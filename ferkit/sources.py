@@ -1,0 +1,379 @@
+"""Every layout FER2013 and FER+ come in, found, read, cached: a path in, Faces out.
+
+Layouts, first match wins: fer2013.csv, icml_face_data.csv, the challenge's train.csv + test.csv, class folders
+(train/<class>/* and test/<class>/* with PublicTest_ or PrivateTest_ in the names, or a folder a split), the .zip or
+.tar.gz of any of them, also inside the challenge's own archive; FER+'s fer2013new.csv beside any of them.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import re
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+from ferkit import DataError
+from ferkit.atomic import whole_file
+from ferkit.labels import OFFICIAL_COUNTS, USAGES, VOTES, class_index
+from ferkit.pixels import AGAIN, SIDE, Table, parse
+
+KAGGLE_INPUT = Path("/kaggle/input")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+VOTES_FILE = "fer2013new.csv"
+FOLDERS = {  # name of a top folder -> split; None: the file names tell
+    "train": "Training", "training": "Training", "test": None, "val": "PublicTest", "valid": "PublicTest",
+    "validation": "PublicTest", "publictest": "PublicTest", "privatetest": "PrivateTest",
+}  # fmt: skip
+CACHE_VERSION = "1"
+
+
+def locate(path: str | Path | None = None) -> tuple[Path | None, str]:
+    """Where the data is and why: path, else $FERKIT_DATA, else a Kaggle input, else None (the embedded faces)."""
+    if path:
+        return Path(path), f"--data {path}"
+    if os.environ.get("FERKIT_DATA"):
+        return Path(os.environ["FERKIT_DATA"]), "$FERKIT_DATA"
+    if KAGGLE_INPUT.is_dir():
+        for root, folders, files in os.walk(KAGGLE_INPUT):
+            if {"fer2013.csv", "icml_face_data.csv"} & set(files) or {"train", "test"} <= set(folders):
+                return Path(root), f"found in {KAGGLE_INPUT}"
+    return None, "no --data, no $FERKIT_DATA, no Kaggle input: the embedded faces, drawn by ferkit.synthetic"
+
+
+# --- what a path holds: a folder, an archive or one file, as names that can be opened ---
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Files by relative name; `open(name)` gives a binary stream, `read(name)` the whole; close after use."""
+
+    root: Path
+    names: list[str]
+    open: Callable[[str], BinaryIO]
+    is_archive: bool = False
+
+
+@contextmanager
+def open_tree(path: Path) -> Iterator[Tree]:
+    """The Tree of a folder, an archive or a single file; DataError when missing, damaged or unsafe."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give a FER2013 file, folder or archive with --data")
+    if path.is_dir():
+        files = (Path(root) / name for root, _, found in os.walk(path) for name in found)
+        yield Tree(path, sorted(f.relative_to(path).as_posix() for f in files), lambda name: (path / name).open("rb"))
+    elif path.name.lower().endswith(ARCHIVES):
+        with open(path, "rb") as file, _archive(file, path, str(path)) as tree:
+            yield tree
+    else:
+        names = [path.name] + [n for n in ("test.csv", VOTES_FILE) if (path.parent / n).exists() and n != path.name]
+        if path.name != "train.csv":
+            names = [n for n in names if n != "test.csv"]
+        yield Tree(path.parent, names, lambda name: (path.parent / name).open("rb"))
+
+
+@contextmanager
+def _archive(file: BinaryIO, root: Path, name: str) -> Iterator[Tree]:
+    try:
+        if name.lower().endswith(".zip"):
+            with zipfile.ZipFile(file) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+                yield Tree(root, _safe(names, name), archive.open, True)
+        else:
+            with tarfile.open(fileobj=file, mode="r:*") as archive:
+                members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
+                _safe([member.name for member in archive], name)
+                yield Tree(root, list(members), lambda n: archive.extractfile(members[n]), True)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, EOFError):
+            raise
+        raise DataError(f"{name}: damaged or truncated archive ({error}); {AGAIN}") from error
+
+
+def _safe(names: list[str], archive: str) -> list[str]:
+    """The names, unless one climbs out of the archive's folder. Nothing is unpacked, but such a file is no data set."""
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
+            raise DataError(f"{archive}: member {name!r} climbs out of the archive's folder; this file is not FER2013")
+    return [name for name in names if not name.startswith("__MACOSX/")]
+
+
+# --- which layout that is ---
+
+
+def detect(names: list[str]) -> tuple[str, list[str]]:
+    """The layout of a list of relative names, and the names it takes: (csv | challenge | folders | archive, names)."""
+    by_base: dict[str, list[str]] = {}
+    for name in names:
+        by_base.setdefault(PurePosixPath(name).name.lower(), []).append(name)
+    for base in ("fer2013.csv", "icml_face_data.csv"):
+        if base in by_base:
+            return "csv", by_base[base][:1]
+    if "train.csv" in by_base:
+        return "challenge", by_base["train.csv"][:1] + by_base.get("test.csv", [])[:1]
+    pictures = [n for n in names if n.lower().endswith(PICTURES) and _split_folder(n)]
+    if pictures:
+        return "folders", pictures
+    inner = [n for n in names if n.lower().endswith(ARCHIVES)]
+    ranked = sorted(inner, key=lambda n: ("fer2013" not in n.lower(), "facial" not in n.lower(), n))
+    if ranked:
+        return "archive", ranked[:1]
+    if len(names) == 1 and names[0].lower().endswith(".csv"):
+        return "csv", names
+    return "unknown", []
+
+
+def _split_folder(name: str) -> str | None:
+    """The split folder above a picture's class folder, lower case, or None."""
+    parts = PurePosixPath(name).parts
+    return parts[-3].lower() if len(parts) >= 3 and parts[-3].lower() in FOLDERS else None
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A parsed source in numpy: images (N, 48, 48), labels, usage, rows (N,), votes (N, 10) or None."""
+
+    layout: str
+    images: np.ndarray
+    labels: np.ndarray
+    usage: np.ndarray
+    rows: np.ndarray
+    votes: np.ndarray | None = None
+
+
+def read_tree(tree: Tree) -> Raw:
+    """Parse a tree by its layout and join FER+ votes that lie beside it."""
+    layout, names = detect([n for n in tree.names if PurePosixPath(n).name != VOTES_FILE])
+    if layout == "unknown":
+        raise DataError(
+            f"{tree.root}: no FER2013 here; looked for fer2013.csv, icml_face_data.csv, train.csv, class folders "
+            f"train/<class>/ and test/<class>/, or an archive of one"
+        )
+    if layout == "archive":
+        with tree.open(names[0]) as file:
+            stream = file if file.seekable() else io.BytesIO(file.read())
+            with _archive(stream, tree.root / names[0], f"{tree.root / names[0]}") as inner:
+                raw = read_tree(inner)
+    elif layout == "folders":
+        raw = _read_folders(tree, names)
+    else:
+        raw = _read_csv(tree, layout, names)
+    votes = next((n for n in tree.names if PurePosixPath(n).name == VOTES_FILE), None)
+    if votes is None or raw.votes is not None:
+        return raw
+    with tree.open(votes) as file:
+        return Raw(**(raw.__dict__ | {"votes": join_votes(file, str(tree.root / votes), raw.usage, raw.rows)}))
+
+
+def _read_csv(tree: Tree, layout: str, names: list[str]) -> Raw:
+    tables = []
+    for name in names:
+        with tree.open(name) as file:
+            tables.append(parse(file, str(tree.root / name)))
+    usages = [table.usage for table in tables]
+    if layout == "challenge" and usages[0] is None:
+        usages = [np.zeros(len(tables[0].images), np.uint8)] + [_halves(table) for table in tables[1:]]
+    if any(usage is None for usage in usages):
+        raise DataError(f"{tree.root / names[0]}, line 1: no Usage column, so the splits are unknown; use fer2013.csv")
+    images, labels = (np.concatenate([getattr(t, k) for t in tables]) if tables[1:] else getattr(tables[0], k)
+                      for k in ("images", "labels"))  # fmt: skip
+    return Raw(layout, images, labels, np.concatenate(usages), np.arange(len(images)))
+
+
+def _halves(table: Table) -> np.ndarray:
+    """The challenge's test.csv holds PublicTest, then PrivateTest, 3,589 each, and says so nowhere."""
+    usage = np.full(len(table.images), 2, np.uint8)
+    usage[: (len(usage) + 1) // 2] = 1
+    return usage
+
+
+def _read_folders(tree: Tree, names: list[str]) -> Raw:
+    from PIL import Image
+
+    usage = np.array([USAGES.index(_folder_usage(name, tree.root)) for name in names], np.uint8)
+    labels = np.array([_folder_label(name, tree.root) for name in names])
+
+    def decode(data: bytes, name: str) -> np.ndarray:
+        try:
+            with Image.open(io.BytesIO(data)) as picture:
+                pixels = np.asarray(picture.convert("L"))
+        except Exception as error:  # Pillow raises many kinds for a damaged picture
+            raise DataError(f"{tree.root / name}: not a picture that can be decoded ({error}); {AGAIN}") from error
+        if pixels.shape != (SIDE, SIDE):
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            raise DataError(f"{tree.root / name}: {size} pixels, expected {SIDE}x{SIDE}; resize it or remove it")
+        return pixels
+
+    def fetch(name: str) -> bytes:
+        with tree.open(name) as file:
+            return file.read()
+
+    images = np.empty((len(names), SIDE, SIDE), np.uint8)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(names), 1024):  # archives are read in one thread, decoded in several
+            some = names[start : start + 1024]
+            images[start : start + len(some)] = list(pool.map(decode, map(fetch, some), some))
+    order, rows = _rows(names, usage)
+    return Raw("folders", images[order], labels[order], usage[order], rows)
+
+
+def _folder_usage(name: str, root: Path) -> str:
+    stem = PurePosixPath(name).name.lower()
+    told = next((usage for usage in USAGES if stem.startswith(usage.lower())), None)
+    folder = FOLDERS[_split_folder(name)]
+    if (folder or told) is None:
+        raise DataError(
+            f"{root / name}: is it PublicTest or PrivateTest? Name test pictures PublicTest_… and PrivateTest_…, or "
+            f"put those for choosing into val/ and rename the rest PrivateTest_…"
+        )
+    if folder and told and folder != told:
+        raise DataError(f"{root / name}: a {told} picture in the {folder} folder; {AGAIN}")
+    return folder or told
+
+
+def _folder_label(name: str, root: Path) -> int:
+    try:
+        return class_index(PurePosixPath(name).parts[-2])
+    except ValueError as error:
+        raise DataError(f"{root / name}: {error}") from None
+
+
+def _rows(names: list[str], usage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order and rows of pictures: the numbers in their names where these number all of them from 0, else by name."""
+    numbers = [re.search(r"(\d+)\.\w+$", name) for name in names]
+    if all(numbers):
+        rows = np.array([int(match.group(1)) for match in numbers])
+        order = rows.argsort()
+        if np.array_equal(rows[order], np.arange(len(rows))):
+            return order, rows[order]
+    order = np.lexsort((names, usage))
+    return order, -1 - np.arange(len(names))  # negative: not a row of fer2013.csv
+
+
+def join_votes(file: BinaryIO, name: str, usage: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """FER+ votes uint8 (N, 10) for faces with these splits and rows; DataError where the two files do not match."""
+    if len(rows) and rows.min() < 0:
+        raise DataError(f"{name}: the pictures' names carry no row numbers to join votes by; use fer2013.csv instead")
+    reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
+    header = [column.strip() for column in next(reader, [])]
+    if header[:1] != ["Usage"] or tuple(header[2:]) != VOTES:
+        raise DataError(
+            f"{name}, line 1: columns {header[:4]}; expected Usage, Image name and the ten of FER+; {AGAIN}"
+        )
+    lines = list(reader)
+    if len(lines) != len(rows):
+        raise DataError(f"{name}: {len(lines)} rows of votes for {len(rows)} faces; both files must be complete")
+    votes = np.empty((len(lines), len(VOTES)), np.uint8)
+    for i, line in enumerate(lines):
+        try:
+            votes[i] = [int(value) for value in line[2:]]
+        except (ValueError, OverflowError) as error:
+            raise DataError(f"{name}, line {i + 2}: not ten numbers of votes ({error}); {AGAIN}") from None
+    wrong = next((i for i, line in enumerate(lines) if line[0] != USAGES[usage[rows == i][0]]), None) \
+        if [USAGES[u] for u in usage[rows.argsort()]] != [line[0] for line in lines] else None  # fmt: skip
+    if wrong is not None:
+        raise DataError(
+            f"{name}, line {wrong + 2}: Usage {lines[wrong][0]!r} differs from the pictures'; another row order"
+        )
+    return votes[rows]
+
+
+# --- the cache ---
+
+
+def cache_folder() -> Path:
+    """$FERKIT_CACHE, else ferkit/ in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FERKIT_CACHE") or Path(base) / "ferkit")
+
+
+def cache_key(path: Path) -> str:
+    """Changes with the content of a source: names, sizes and times of its files, and 64 samples of each large one."""
+    files = [path] if path.is_file() else [Path(r) / f for r, _, found in os.walk(path) for f in found]
+    if path.is_file():
+        files += [path.parent / n for n in ("test.csv", VOTES_FILE) if (path.parent / n).is_file()]
+    digest = hashlib.blake2b(CACHE_VERSION.encode(), digest_size=16)
+    for file in sorted(files):
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        if stat.st_size > 1 << 20:
+            with open(file, "rb", 0) as handle:
+                for i in range(64):
+                    handle.seek(i * (stat.st_size // 64))
+                    digest.update(handle.read(4096))
+    return digest.hexdigest()
+
+
+def read(path: str | Path, cache: bool = True) -> tuple[Raw, bool]:
+    """The faces at a path and whether they came from the cache; DataError for anything that cannot be used."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; give a FER2013 file, folder or archive with --data")
+    file = cache_folder() / f"{cache_key(path)}.safetensors"
+    if cache and (raw := _read_cache(file)):
+        return raw, True
+    with open_tree(path) as tree:
+        raw = read_tree(tree)
+    if cache:
+        _write_cache(file, raw)
+    return raw, False
+
+
+def _read_cache(file: Path) -> Raw | None:
+    from safetensors import SafetensorError, safe_open
+
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, "np") as cached:
+            return Raw(cached.metadata()["layout"], **{key: cached.get_tensor(key) for key in cached.keys()})  # noqa: SIM118 (no dict)
+    except (OSError, SafetensorError, KeyError, TypeError):
+        return None  # of another version or damaged: it is read and written anew
+
+
+def _write_cache(file: Path, raw: Raw) -> None:
+    from safetensors.numpy import save
+
+    arrays = {k: np.ascontiguousarray(v) for k, v in raw.__dict__.items() if isinstance(v, np.ndarray)}
+    try:
+        with whole_file(file) as temporary:
+            temporary.write_bytes(save(arrays, {"layout": raw.layout}))
+    except OSError as error:
+        warnings.warn(
+            f"the faces were read but not cached in {file.parent} ({error}); the next start reads them again. "
+            f"Free some space or set FERKIT_CACHE to another folder",
+            stacklevel=3,
+        )
+
+
+def load(path: str | Path | None = None, *, cache: bool = True, say: Callable[[str], None] = print):
+    """Faces from `path`, or from where `locate` finds them, or the embedded ones; `say` is told which."""
+    import torch
+
+    from ferkit.faces import Faces
+
+    where, why = locate(path)
+    if where is None:
+        from ferkit.synthetic import embedded_faces
+
+        say(f"data: {why}")
+        return embedded_faces()
+    raw, cached = read(where, cache)
+    parts = {k: torch.from_numpy(v) for k, v in raw.__dict__.items() if isinstance(v, np.ndarray)}
+    faces = Faces(**parts, name="fer2013")
+    if not faces.is_official:
+        faces = Faces(**parts, name="custom")
+    official = "" if faces.is_official else f"; NOT the official FER2013 of {sum(map(sum, OFFICIAL_COUNTS)):,} images"
+    say(f"data: {where} ({why}), {raw.layout}{' from the cache' if cached else ''}, {len(faces):,} faces{official}")
+    return faces
