@@ -90,7 +90,7 @@ def affine_matrix(angle: Tensor, scale: Tensor, shift: Tensor, shear: Tensor, fl
     angle, tangent = torch.deg2rad(angle), torch.tan(torch.deg2rad(shear))
     cos, sin = torch.cos(angle), torch.sin(angle)
     # Output to input, the way a resample reads: inverse of rotation x shear x scale.
-    inverse = torch.stack([cos + tangent * sin, sin - tangent * cos, -sin, cos], 1).view(-1, 2, 2)
+    inverse = torch.stack([cos - tangent * sin, sin + tangent * cos, -sin, cos], 1).view(-1, 2, 2)
     inverse = inverse / scale[:, None, None]
     offset = -(inverse @ (2 * shift)[:, :, None])  # affine_grid's axes run from -1 to 1
     matrix = torch.cat([inverse, offset], 2)

@@ -23,6 +23,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     info.add_argument("--no-cache", action="store_true", help="read the source anew")
     info.set_defaults(run=data_info)
+    fetch = data.add_parser("download", help="fetch FER2013 with the official Kaggle client, and verify it")
+    fetch.add_argument("--source", default="msambare/fer2013", help="msambare/fer2013, deadskull7/fer2013 or challenge")
+    fetch.add_argument("--to", default="data", metavar="FOLDER", help="(default: data)")
+    fetch.set_defaults(run=data_download)
+
+    models = commands.add_parser("models", help="the registered models")
+    models.set_defaults(run=show_models)
 
     train = commands.add_parser("train", help="train a named recipe and measure it; continues an interrupted run")
     train.add_argument("--recipe", default="compact", help="a name from recipe.py (default: compact)")
@@ -35,6 +42,29 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="recompute every metric of run folders from their logits")
     evaluate.add_argument("folders", nargs="+", metavar="FOLDER")
     evaluate.set_defaults(run=evaluate_runs)
+
+    predict = commands.add_parser("predict", help="emotions of face pictures (cropped to the face), by a trained run")
+    predict.add_argument("folder", help="a run folder with best.safetensors")
+    predict.add_argument("pictures", nargs="+", metavar="PICTURE")
+    predict.set_defaults(run=predict_pictures)
+
+    table = commands.add_parser("leaderboard", help="the results table, from records")
+    table.add_argument("--root", default="results", help="folder of run folders (default: results)")
+    table.add_argument("--write", metavar="FILE", help="put it between the markers of a Markdown file")
+    table.set_defaults(run=leaderboard)
+
+    suite = commands.add_parser("suite", help="the notebooks as a batch").add_subparsers(
+        dest="action", required=True, metavar="action"
+    )
+    batch = suite.add_parser("run", help="execute notebooks with papermill into build/notebooks")
+    batch.add_argument("--profile", default="quick", choices=("quick", "cpu", "full"))
+    batch.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
+    batch.add_argument("--only", default="", metavar="NUMBERS", help="for example 00,07")
+    batch.add_argument("--out", default="build/notebooks", metavar="FOLDER")
+    batch.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter"
+    )
+    batch.set_defaults(run=suite_run)
     return parser
 
 
@@ -45,13 +75,31 @@ def data_info(arguments: argparse.Namespace) -> None:
     print(describe(load(arguments.path, cache=not arguments.no_cache)))
 
 
+def data_download(arguments: argparse.Namespace) -> None:
+    from ferkit.download import download
+
+    path = download(arguments.source, arguments.to)
+    print(f"verified {path}; use it with --data {path}")
+
+
+def show_models(arguments: argparse.Namespace) -> None:
+    from ferkit.models import create_model, list_models
+
+    print(f"{'model':<20}{'parameters':>14}  input")
+    for name in list_models():
+        model = create_model(name)
+        spec = model.input_spec
+        parameters = sum(p.numel() for p in model.parameters())
+        print(f"{name:<20}{parameters:>14,}  {spec.channels}x{spec.size}x{spec.size}")
+
+
 def train_recipe(arguments: argparse.Namespace) -> None:
     from ferkit import records, sources
     from ferkit.recipe import get_recipe
 
     recipe = get_recipe(arguments.recipe, seed=arguments.seed)
     faces = sources.load(arguments.data)
-    folder = Path(arguments.out or Path("runs") / faces.name / recipe.run_name)
+    folder = Path(arguments.out or records.run_folder(recipe, faces))
     record = records.run(recipe, faces, folder, arguments.device)
     print(records.summary(record))
     print(f"in {folder}")
@@ -70,6 +118,45 @@ def evaluate_runs(arguments: argparse.Namespace) -> None:
     if wrong:
         raise DataError(f"{wrong} recorded values are not what the logits give")
     print("every recorded metric is what the logits give")
+
+
+def predict_pictures(arguments: argparse.Namespace) -> None:
+    from ferkit.predict import logits, read_picture
+    from ferkit.train import load_weights
+
+    model, _, classes = load_weights(Path(arguments.folder) / "best.safetensors")
+    for path in arguments.pictures:
+        p = logits(model, read_picture(path)).softmax(1)[0]
+        ranked = sorted(zip(p.tolist(), classes, strict=True), reverse=True)
+        print(f"{path}: " + ", ".join(f"{name} {share:.0%}" for share, name in ranked))
+
+
+def leaderboard(arguments: argparse.Namespace) -> None:
+    from ferkit.records import results_table, write_between_markers
+
+    table = results_table(arguments.root)
+    if arguments.write:
+        write_between_markers(Path(arguments.write), table)
+    else:
+        print(table)
+
+
+def suite_run(arguments: argparse.Namespace) -> None:
+    from ferkit import sources, suite
+
+    where, why = sources.locate(arguments.data)
+    print(f"data: {where or 'embedded faces'} ({why})")
+    if where and not where.exists():
+        raise DataError(f"{where}: no such file or folder; give a FER2013 file, folder or archive with --data")
+    given = dict(arguments.p)
+    paths = suite.notebooks(arguments.only)
+    suite.check_parameters(paths, given)
+    parameters = {"profile": arguments.profile, "data": str(where.resolve()) if where else "", **given}
+    outcomes = suite.run(paths, parameters, Path(arguments.out))
+    failed = [outcome.notebook for outcome in outcomes if outcome.failure]
+    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} notebooks ran; executed copies in {arguments.out}")
+    if failed:
+        raise DataError(f"failed: {', '.join(failed)}")
 
 
 def main(argv: list[str] | None = None) -> int:

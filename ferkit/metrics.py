@@ -60,7 +60,7 @@ def _headlines(labels: np.ndarray, probabilities: np.ndarray) -> Callable[[np.nd
     return compute
 
 
-def _stratified(labels: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+def stratified(labels: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
     """Row numbers (n_resamples, N): every class is resampled within itself, so that class sizes stay."""
     columns = []
     for label in np.unique(labels):
@@ -84,7 +84,7 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], n
     compute = _headlines(labels, softmax(logits))
     point = compute(np.arange(len(labels))[None])
     rng = np.random.default_rng(0)
-    chunks = [compute(_stratified(labels, k, rng)) for k in _chunks(n_resamples, 250)]
+    chunks = [compute(stratified(labels, k, rng)) for k in _chunks(n_resamples, 250)]
     matrix = confusion(labels, logits.argmax(1), len(classes))
     scores = per_class(matrix)
     result: dict = {"n": len(labels)}

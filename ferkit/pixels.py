@@ -6,6 +6,8 @@ pixels put them goes to a line-by-line reader that accepts what is merely untidy
 """
 
 import os
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +86,7 @@ def _blocks(file: BinaryIO, name: str) -> Iterator[tuple[bytes, int]]:
     while True:
         try:
             data = file.read(BLOCK)
-        except (EOFError, OSError, ValueError) as error:  # also what truncated or damaged archives raise
+        except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{name}, after line {line}: cannot be read on ({error}); {AGAIN}") from error
         data, rest = rest + data, b""
         if not data:

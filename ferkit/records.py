@@ -3,11 +3,13 @@
 A record holds what is needed to believe a number: the recipe, the code, the data, n, and intervals.
 """
 
+import csv
 import json
 import os
 import platform
 import subprocess
 import time
+import zipfile
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ferkit import DataError
+from ferkit import DataError, __version__
 from ferkit.atomic import whole_file
 from ferkit.audit import clean_mask
 from ferkit.faces import Faces
 from ferkit.labels import UNLABELLED, USAGES
-from ferkit.metrics import HEADLINES, evaluate
+from ferkit.metrics import HEADLINES, N_RESAMPLES, evaluate, stratified
 from ferkit.predict import VIEWS, logits, pick_device
 from ferkit.recipe import Recipe
 from ferkit.train import State, fit, load_weights
@@ -71,12 +73,7 @@ def save_logits(folder: Path, faces: Faces, device: str = "auto") -> None:
 
 def measure(folder: str | Path) -> dict:
     """Every metric of a run folder, from its logits.npz alone: {split, split clean, split flip TTA: metrics}."""
-    path = Path(folder) / "logits.npz"
-    try:
-        with np.load(path) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: no readable logits ({error}); a run folder has logits.npz") from error
+    arrays = load_logits(folder)
     classes, metrics = tuple(arrays["classes"].tolist()), {}
     for usage in JUDGED:
         values, labels, clean = (arrays[f"{usage}_{k}"] for k in ("logits", "labels", "clean"))
@@ -144,6 +141,93 @@ def find_records(root: str | Path) -> list[tuple[Path, dict]]:
     return [(path.parent, read_record(path.parent)) for path in sorted(Path(root).rglob("record.json"))]
 
 
+def results_table(root: str | Path) -> str:
+    """The records below root as a Markdown table, a row a recipe; runs on anything but the official data stay out.
+
+    Values are means over seeds; the accuracy's interval is a stratified bootstrap over the images of that mean.
+    """
+    groups: dict[str, list[tuple[Path, dict]]] = {}
+    for folder, record in find_records(root):
+        if record["data"]["official"]:
+            groups.setdefault(record["recipe"]["name"], []).append((folder, record))
+    lines = [
+        "| recipe | seeds | PrivateTest accuracy, % (95 %) | each seed | balanced | macro F1 | ECE "
+        "| clean accuracy (n) | with flip TTA | PublicTest | parameters | minutes | records |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, runs in groups.items():
+        lines.append(_row(name, runs))
+    return "\n".join(lines)
+
+
+def _row(name: str, runs: list[tuple[Path, dict]]) -> str:
+    metrics = [record["metrics"] for _, record in runs]
+
+    def mean(split: str, headline: str) -> str:
+        return f"{100 * np.mean([m[split][headline]['value'] for m in metrics]):.1f}"
+
+    cells = [f"`{name}`", str(len(runs)), interval(mean_accuracy([folder for folder, _ in runs]))]
+    cells += [", ".join(f"{100 * m['PrivateTest']['accuracy']['value']:.1f}" for m in metrics)]
+    cells += [mean("PrivateTest", headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
+    cells += [f"{mean('PrivateTest clean', 'accuracy')} ({metrics[0]['PrivateTest clean']['n']:,})"]
+    cells += [mean("PrivateTest flip TTA", "accuracy"), mean("PublicTest", "accuracy")]
+    cells += [f"{runs[0][1]['parameters']:,}", f"{np.mean([r['seconds']['training'] for _, r in runs]) / 60:.0f}"]
+    cells += [" ".join(f"[{r['recipe']['seed']}]({folder.as_posix()}/record.json)" for folder, r in runs)]
+    return f"| {' | '.join(cells)} |"
+
+
+def mean_accuracy(folders: list[Path], usage: str = "PrivateTest") -> dict[str, float]:
+    """Mean accuracy of several seeds on the same images, {value, low, high}; ValueError when the images differ."""
+    arrays = [load_logits(folder) for folder in folders]
+    labels, rows = arrays[0][f"{usage}_labels"], arrays[0][f"{usage}_rows"]
+    if any(not np.array_equal(a[f"{usage}_rows"], rows) for a in arrays):
+        raise ValueError(f"{', '.join(map(str, folders))} were measured on different images of {usage}")
+    hits = np.mean([a[f"{usage}_logits"].argmax(1) == labels for a in arrays], 0)
+    low, high = np.percentile(hits[stratified(labels, N_RESAMPLES, np.random.default_rng(0))].mean(1), (2.5, 97.5))
+    return {"value": hits.mean(), "low": low, "high": high}
+
+
+MARKERS = ("<!-- results: written by `make table` -->", "<!-- end of results -->")
+
+
+def write_between_markers(path: Path, table: str) -> None:
+    """Replace what stands between MARKERS in a Markdown file; ValueError when they are not there."""
+    text = path.read_text()
+    if any(text.count(marker) != 1 for marker in MARKERS):
+        raise ValueError(f"{path}: needs the two lines {MARKERS[0]} and {MARKERS[1]}, once each")
+    before, rest = text.split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    with whole_file(path) as temporary:
+        temporary.write_text(f"{before}{MARKERS[0]}\n{table}\n{MARKERS[1]}{after}")
+
+
+def project_root() -> Path:
+    """The checkout that this package lies in, else the current folder (an installed package)."""
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+
+
+def run_folder(recipe: Recipe, faces: Faces) -> Path:
+    """Where that run belongs: runs/<data>/<recipe>-s<seed>."""
+    return project_root() / "runs" / faces.name / recipe.run_name
+
+
+def read_log(folder: str | Path) -> list[dict[str, str]]:
+    """The rows of a run's log.csv."""
+    with open(Path(folder) / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def load_logits(folder: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a run's logits.npz: <split>_logits, _logits_flip (n, C), _labels, _rows, _clean (n,), classes."""
+    path = Path(folder) / "logits.npz"
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: no readable logits ({error}); a run folder has logits.npz") from error
+
+
 def interval(headline: dict, scale: float = 100) -> str:
     """`71.2 (69.8–72.7)`: a headline and its interval, in percent unless scaled otherwise."""
     value, low, high = (headline[key] * scale for key in ("value", "low", "high"))
@@ -160,6 +244,16 @@ def summary(record: dict) -> str:
         )
         lines.append(f"  {split} (n {metrics['n']:,}): {values}")
     return "\n".join(lines)
+
+
+def environment(device: str = "auto") -> str:
+    """One line for the top of a notebook: versions, machine and commit."""
+    machine, code = describe_machine(device), code_version()
+    commit = f"{code['commit'][:10]}{' (changed)' if code['dirty'] else ''}" if code["commit"] else "no checkout"
+    return (
+        f"ferkit {__version__} at {commit}, Python {platform.python_version()}, torch {_version('torch')}, "
+        f"on {machine['device']} ({machine['name']}, {machine['threads']} threads)"
+    )
 
 
 def code_version() -> dict:

@@ -13,6 +13,7 @@ import re
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -94,8 +95,8 @@ def _archive(file: BinaryIO, root: Path, name: str) -> Iterator[Tree]:
                 members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
                 _safe([member.name for member in archive], name)
                 yield Tree(root, list(members), lambda n: archive.extractfile(members[n]), True)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, EOFError):
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
             raise
         raise DataError(f"{name}: damaged or truncated archive ({error}); {AGAIN}") from error
 
@@ -280,12 +281,12 @@ def join_votes(file: BinaryIO, name: str, usage: np.ndarray, rows: np.ndarray) -
             votes[i] = [int(value) for value in line[2:]]
         except (ValueError, OverflowError) as error:
             raise DataError(f"{name}, line {i + 2}: not ten numbers of votes ({error}); {AGAIN}") from None
-    wrong = next((i for i, line in enumerate(lines) if line[0] != USAGES[usage[rows == i][0]]), None) \
-        if [USAGES[u] for u in usage[rows.argsort()]] != [line[0] for line in lines] else None  # fmt: skip
-    if wrong is not None:
-        raise DataError(
-            f"{name}, line {wrong + 2}: Usage {lines[wrong][0]!r} differs from the pictures'; another row order"
-        )
+    by_row = usage[rows.argsort()]
+    for i, line in enumerate(lines):
+        if line[0] != USAGES[by_row[i]]:
+            raise DataError(
+                f"{name}, line {i + 2}: Usage {line[0]!r}, the face of that row is {USAGES[by_row[i]]}; {AGAIN}"
+            )
     return votes[rows]
 
 

@@ -8,7 +8,8 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,11 @@ from ferkit.labels import UNLABELLED
 from ferkit.models import create_model
 from ferkit.predict import logits, pick_device
 from ferkit.recipe import Recipe
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
 
 LOG_FIELDS = ("epoch", "side", "lr", "loss", "public_accuracy", "seconds")
 
@@ -81,10 +87,10 @@ def fit(
         if not len(faces) or (faces.labels == UNLABELLED).any():
             raise DataError(f"{usage} has {len(faces)} images, or some without a label: training needs labelled ones")
     folder = Path(folder)
-    _claim(folder, recipe, training)
     where = pick_device(device)
     training, public = training.to(where), public.to(where)
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+    with _alone(folder), torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        _claim(folder, recipe, training)
         state = _start(recipe, training, where)
         if (folder / "last.pt").exists():
             state.restore(folder / "last.pt", where)
@@ -92,6 +98,19 @@ def fit(
             state.sources.append(source or {})
             _train(recipe, training, public, folder, state)
     return state
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run folder; DataError when another process trains into it. The lock goes with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataError(f"{folder}: another process is training here; wait for it or stop it") from None
+        yield
 
 
 def _claim(folder: Path, recipe: Recipe, training: Faces) -> None:

@@ -1,0 +1,40 @@
+# One target a task; `make` alone prints them. DATA and PROFILE are said on the command line.
+DATA ?=
+PROFILE ?= $(if $(DATA),cpu,quick)
+PYTHON ?= python3
+VENV ?= .venv
+FERKIT = $(VENV)/bin/ferkit
+export FERKIT_DATA := $(or $(DATA),$(FERKIT_DATA))
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed ## set up .venv with the tested versions (uv where it is there, else pip)
+
+run: install ## execute the notebooks: make run [DATA=…/fer2013.csv] [PROFILE=quick|cpu]
+	$(FERKIT) suite run --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+
+test: install lint ## lint, then the tests; with FERKIT_DATA also on the real FER2013
+	$(VENV)/bin/python -m pytest
+
+lint: install ## ruff: style and formatting
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+bench: install ## speed beside the usual way, on DATA (a fer2013.csv)
+	$(VENV)/bin/python benchmarks/parse.py "$(FERKIT_DATA)" && $(VENV)/bin/python benchmarks/augment.py
+
+table: install ## write the results table of README from the records
+	$(FERKIT) leaderboard --write README.md
+
+lab: install ## open the notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab notebooks
+
+clean: ## remove what make run wrote, but not the runs
+	rm -rf build
+
+$(VENV)/installed: requirements.txt constraints.txt pyproject.toml
+	if command -v uv >/dev/null; then uv venv -q --clear --python $(PYTHON) $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	if command -v uv >/dev/null; then uv pip install -q --python $(VENV) -c constraints.txt -e '.[dev]'; else $(VENV)/bin/pip install -q -c constraints.txt -e '.[dev]'; fi
+	touch $@
+
+.PHONY: help install run test lint bench table lab clean

@@ -1,0 +1,236 @@
+"""One function a figure: it returns the figure, names its axes, units, n and split, and styles nothing globally."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ferkit.augment import POLICIES, augment
+from ferkit.faces import Faces
+from ferkit.labels import COLOURS, FERPLUS_CLASSES, USAGES, ferplus_targets
+from ferkit.metrics import N_BINS, softmax
+
+
+def _figure(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4), **options
+) -> tuple[Figure, np.ndarray]:
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
+    plt.close(figure)  # shown where it is returned, and only there
+    return figure, axes
+
+
+def _picture(axes: Axes, image, title: str = "", **text) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8, **text)
+
+
+def _heatmap(axes: Axes, shares: np.ndarray, counts: np.ndarray, rows: tuple, columns: tuple) -> None:
+    """Shares as colour, counts as text."""
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        axes.text(
+            j, i, f"{count:,}", ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black", fontsize=8
+        )
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
+
+
+def class_balance(faces: Faces) -> Figure:
+    """Share of each class in each split, with counts."""
+    figure, axes = _figure(size=(9, 3.6))
+    axes, counts, width = axes[0, 0], faces.counts().numpy(), 0.27
+    for i, usage in enumerate(USAGES):
+        shares = counts[i] / max(counts[i].sum(), 1) * 100
+        bars = axes.bar(np.arange(len(faces.classes)) + (i - 1) * width, shares, width, color=f"C{i}")
+        axes.bar_label(bars, labels=[f"{c:,}" for c in counts[i]], fontsize=6, rotation=90, padding=2)
+        bars.set_label(f"{usage} (n {counts[i].sum():,})")
+    axes.set_xticks(range(len(faces.classes)), faces.classes)
+    axes.set(
+        ylabel="share of the split, %", title=f"Class balance of {faces.name}", ylim=(0, axes.get_ylim()[1] * 1.18)
+    )
+    axes.legend()
+    return figure
+
+
+def sample_grid(faces: Faces, usage: str = "Training", per_class: int = 12, seed: int = 0) -> Figure:
+    """A contact sheet: one row a class, pictures drawn at random."""
+    split, rng = faces.split(usage), np.random.default_rng(seed)
+    figure, axes = _figure(len(faces.classes), per_class, (per_class * 0.8, len(faces.classes) * 0.83))
+    for label, row in enumerate(axes):
+        members = np.flatnonzero((split.labels == label).numpy())
+        for k, place in zip(rng.permutation(members)[:per_class], row, strict=False):
+            _picture(place, split.images[int(k)])
+        for place in row:
+            place.axis("off")
+        row[0].text(-0.1, 0.5, faces.classes[label], transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+    figure.suptitle(f"{usage} of {faces.name}, {per_class} random faces a class (seed {seed})", fontsize=10)
+    return figure
+
+
+def mean_faces(faces: Faces, usage: str = "Training") -> Figure:
+    """The mean picture of every class, and how it differs from the mean of all."""
+    split = faces.split(usage)
+    figure, axes = _figure(2, len(faces.classes), (10, 3.4))
+    overall = split.images.float().mean(0)
+    for label, name in enumerate(faces.classes):
+        members = split.images[split.labels == label].float()
+        mean = members.mean(0) if len(members) else overall
+        _picture(axes[0, label], mean, f"{name}\nn {len(members):,}")
+        shown = axes[1, label].imshow(mean - overall, cmap="RdBu_r", vmin=-40, vmax=40)
+        axes[1, label].set(xticks=[], yticks=[])
+    figure.colorbar(shown, ax=axes[1], label="difference, grey levels", shrink=0.9)
+    figure.suptitle(
+        f"Mean face of each class (top) and its difference from the mean of all (bottom), {usage}", fontsize=10
+    )
+    return figure
+
+
+def pixel_statistics(faces: Faces) -> Figure:
+    """Distribution of each picture's mean and spread of grey, by split."""
+    figure, axes = _figure(1, 2, (9, 3.2))
+    for usage in USAGES:
+        split = faces.split(usage)
+        pixels = split.images.flatten(1).float()
+        for place, values in zip(axes[0], (pixels.mean(1), pixels.std(1)), strict=True):
+            label = f"{usage} (n {len(split):,})"
+            place.hist(values.numpy(), bins=64, range=(0, 255 if place is axes[0, 0] else 128), histtype="step",
+                       density=True, label=label)  # fmt: skip
+    axes[0, 0].set(xlabel="mean grey of a picture (0..255)", ylabel="density", title="Brightness")
+    axes[0, 1].set(xlabel="standard deviation of grey in a picture", title="Contrast")
+    axes[0, 1].legend(fontsize=8)
+    return figure
+
+
+def vote_entropy(faces: Faces, usage: str = "Training") -> Figure:
+    """How much ten people disagree about a picture: entropy of its FER+ votes in bits, by FER2013 class."""
+    split = faces.split(usage)
+    share = split.votes.double() / split.votes.sum(1, keepdim=True).clamp_min(1)
+    entropy = -(share * torch.log2(share.clamp_min(1e-12))).sum(1).numpy()
+    figure, axes = _figure(1, 2, (10, 3.4))
+    axes[0, 0].hist(entropy, bins=40, color="0.45")
+    axes[0, 0].set(
+        xlabel="entropy of the votes, bits", ylabel="pictures", title=f"All classes, {usage}, n {len(split):,}"
+    )
+    groups = [entropy[(split.labels == label).numpy()] for label in range(len(faces.classes))]
+    boxes = axes[0, 1].boxplot(groups, showfliers=False, patch_artist=True, medianprops={"color": "black"})
+    for box, name in zip(boxes["boxes"], faces.classes, strict=True):
+        box.set_facecolor(COLOURS.get(name, "0.7"))
+    axes[0, 1].set_xticks(range(1, len(faces.classes) + 1), faces.classes, rotation=30)
+    axes[0, 1].set(ylabel="entropy, bits", title="By FER2013 class (box: quartiles)")
+    return figure
+
+
+def ferplus_confusion(faces: Faces) -> Figure:
+    """FER2013's label against FER+'s majority, over all splits; colour is the share of the FER2013 class."""
+    targets, keep = ferplus_targets(faces.votes.numpy(), "majority")
+    counts = np.zeros((len(faces.classes), len(FERPLUS_CLASSES)), int)
+    np.add.at(counts, (faces.labels.numpy()[keep], targets[keep].argmax(1)), 1)
+    figure, axes = _figure(size=(7, 4.6))
+    _heatmap(axes[0, 0], counts / np.maximum(counts.sum(1, keepdims=True), 1), counts, faces.classes, FERPLUS_CLASSES)
+    axes[0, 0].set(xlabel="FER+ majority", ylabel="FER2013 label", title=f"Two labellings of {keep.sum():,} faces")
+    return figure
+
+
+def policies(image: torch.Tensor, n: int = 10, seed: int = 0) -> Figure:
+    """Every augmentation policy on the same face, uint8 (H, W), n draws each."""
+    figure, axes = _figure(len(POLICIES), n, (n * 0.85, len(POLICIES) * 0.9))
+    for (name, policy), row in zip(POLICIES.items(), axes, strict=True):
+        drawn = augment(image.expand(n, -1, -1), policy, torch.Generator().manual_seed(seed))
+        for picture, place in zip(drawn, row, strict=True):
+            _picture(place, picture[0] * 255)
+            place.axis("off")
+        row[0].text(-0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+    figure.suptitle(
+        "One face under every policy (mixup and CutMix, which need a second face, are not shown)", fontsize=9
+    )
+    return figure
+
+
+def learning_curves(rows: list[dict], title: str) -> Figure:
+    """Training loss and PublicTest accuracy by epoch, from log.csv; the selected epoch is marked."""
+    epochs = [int(row["epoch"]) for row in rows]
+    accuracy = [float(row["public_accuracy"]) * 100 for row in rows]
+    best = int(np.argmax(accuracy))
+    figure, axes = _figure(1, 2, (9, 3.2))
+    axes[0, 0].plot(epochs, [float(row["loss"]) for row in rows], color="0.3")
+    axes[0, 0].set(xlabel="epoch", ylabel="training loss (smoothed labels), nats", title=title)
+    axes[0, 1].plot(epochs, accuracy, color="C0")
+    axes[0, 1].plot(epochs[best], accuracy[best], "o", color="C3", label=f"selected: epoch {epochs[best]}")
+    axes[0, 1].set(xlabel="epoch", ylabel="PublicTest accuracy, %", title="Averaged weights, no augmentation")
+    axes[0, 1].legend()
+    for place in axes[0]:
+        for before, row in pairwise(rows):
+            if before["side"] != row["side"]:
+                place.axvline(int(row["epoch"]) - 0.5, color="0.7", linestyle=":")
+    return figure
+
+
+def confusion_matrix(metrics: dict, title: str) -> Figure:
+    """Rows: the true class; colour: share of that class; text: images."""
+    counts, classes = np.array(metrics["confusion"]), tuple(metrics["per_class"])
+    figure, axes = _figure(size=(6, 4.8))
+    _heatmap(axes[0, 0], counts / np.maximum(counts.sum(1, keepdims=True), 1), counts, classes, classes)
+    axes[0, 0].set(xlabel="predicted", ylabel="true", title=f"{title}, n {metrics['n']:,}")
+    return figure
+
+
+def per_class(metrics: dict, title: str) -> Figure:
+    """Precision and recall of every class."""
+    figure, axes = _figure(size=(8, 3.2))
+    axes, names = axes[0, 0], list(metrics["per_class"])
+    for i, score in enumerate(("precision", "recall")):
+        values = [metrics["per_class"][name][score] * 100 for name in names]
+        axes.bar(np.arange(len(names)) + (i - 0.5) * 0.38, values, 0.38, label=score)
+    axes.set_xticks(range(len(names)), [f"{name}\nn {metrics['per_class'][name]['n']}" for name in names])
+    axes.set(ylabel="%", ylim=(0, 100), title=title)
+    axes.legend()
+    return figure
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
+    """Accuracy against confidence in 15 bins, and how many images are in each."""
+    p = softmax(logits)
+    confidence, hit = p.max(1), p.argmax(1) == labels
+    edges = np.linspace(0, 1, N_BINS + 1)
+    index = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, N_BINS - 1)
+    n = np.bincount(index, minlength=N_BINS)
+    accuracy, mean = (np.bincount(index, v, N_BINS) / np.maximum(n, 1) for v in (hit, confidence))
+    figure, axes = _figure(2, 1, (5, 4.6), height_ratios=(3, 1), sharex=True)
+    axes[0, 0].plot([0, 1], [0, 1], color="0.7", linestyle=":")
+    axes[0, 0].plot(mean[n > 0], accuracy[n > 0], "o-", color="C0")
+    axes[0, 0].set(ylabel="accuracy", title=f"{title}, n {len(labels):,}")
+    axes[1, 0].bar(edges[:-1], n, 1 / N_BINS, align="edge", color="0.6")
+    axes[1, 0].set(xlabel="confidence", ylabel="images")
+    return figure
+
+
+def mistakes(faces: Faces, logits: np.ndarray, n: int = 14) -> Figure:
+    """The faces a model is most confidently wrong about; faces and logits in the same order."""
+    p, labels = softmax(logits), faces.labels.numpy()
+    predicted, confidence = p.argmax(1), p.max(1)
+    worst = np.argsort(np.where(predicted != labels, -confidence, 0))[:n]
+    figure, axes = _figure(2, (n + 1) // 2, (10, 3.6))
+    for place, k in zip(axes.flat, worst, strict=False):
+        said = f"{faces.classes[predicted[k]]} {confidence[k]:.0%}"
+        _picture(place, faces.images[int(k)], f"{said}\nlabel: {faces.classes[labels[k]]}")
+    for place in axes.flat[len(worst) :]:
+        place.axis("off")
+    figure.suptitle(f"The {n} most confident mistakes among {len(labels):,} images", fontsize=10)
+    return figure
+
+
+def intervals(rows: list[tuple[str, dict, int]], title: str) -> Figure:
+    """Accuracies with their 95 % intervals: (name, {value, low, high}, n) a row."""
+    figure, axes = _figure(size=(7.5, 0.5 * len(rows) + 1.2))
+    axes = axes[0, 0]
+    for i, (_, headline, _) in enumerate(rows):
+        value, low, high = (headline[key] * 100 for key in ("value", "low", "high"))
+        axes.errorbar(value, -i, xerr=[[value - low], [high - value]], fmt="o", color=f"C{i}", capsize=4)
+        axes.annotate(f"{value:.1f}", (value, -i), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_yticks([-i for i in range(len(rows))], [f"{name}\nn {n:,}" for name, _, n in rows])
+    axes.set(xlabel="accuracy, % (95 % bootstrap interval)", title=title, ylim=(-len(rows) + 0.4, 0.7))
+    return figure

@@ -1,0 +1,162 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ferkit import DataError, records, synthetic, train
+from ferkit.predict import logits
+from ferkit.recipe import Recipe, get_recipe
+
+TINY = Recipe(
+    "tiny", options={"width": 8}, stages=((2, 24), (3, 48)), batch_size=32, policy="heavy", precision="float32"
+)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return synthetic.embedded_faces(200)
+
+
+@pytest.fixture(scope="module")
+def finished(faces, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    return folder, records.run(TINY, faces, folder)
+
+
+def fit(recipe, faces, folder):
+    return train.fit(recipe, faces.split("Training"), faces.split("PublicTest"), folder)
+
+
+def test_selected_weights_are_the_reported_ones(finished, faces):
+    folder, record = finished
+    rows = records.read_log(folder)
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
+    best = max(rows, key=lambda row: float(row["public_accuracy"]))
+    assert record["selected"]["epoch"] == int(best["epoch"])
+    model, recipe, classes = train.load_weights(folder / "best.safetensors")
+    public = faces.split("PublicTest")
+    accuracy = (logits(model, public.images).argmax(1) == public.labels).float().mean().item()
+    assert accuracy == pytest.approx(record["selected"]["accuracy"], abs=1e-6)
+    assert record["metrics"]["PublicTest"]["accuracy"]["value"] == pytest.approx(accuracy, abs=2 / len(public))
+    assert recipe == TINY and classes == faces.classes
+
+
+@pytest.mark.parametrize("epochs_before", [1, 3])
+def test_an_interrupted_run_ends_bit_for_bit_like_the_uninterrupted(
+    finished, faces, tmp_path, monkeypatch, epochs_before
+):
+    real, left = train._train_epoch, [epochs_before]
+
+    def stop_after(*arguments):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*arguments)
+
+    monkeypatch.setattr(train, "_train_epoch", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        fit(TINY, faces, tmp_path)
+    monkeypatch.undo()
+    torch.rand(100)  # whatever else happened in between
+    fit(TINY, faces, tmp_path)
+    ours, theirs = (torch.load(f / "last.pt", weights_only=True) for f in (tmp_path, finished[0]))
+    for part in ("model", "ema"):
+        assert all(torch.equal(ours[part][k], theirs[part][k]) for k in theirs[part])
+    best = [load_file(f / "best.safetensors") for f in (tmp_path, finished[0])]
+    assert all(torch.equal(best[0][k], best[1][k]) for k in best[1])
+
+
+def test_kill_9_leaves_nothing_corrupt(tmp_path):
+    """A real process, killed without warning after its first epoch; the next one goes on and finishes."""
+    script = tmp_path / "go.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        from pathlib import Path
+        from ferkit import records, synthetic
+        from ferkit.recipe import Recipe
+        recipe = Recipe("k", options={{"width": 8}}, stages=((6, 32),), batch_size=8, precision="float32")
+        records.run(recipe, synthetic.embedded_faces(200), Path({str(tmp_path / "run")!r}))
+        """)
+    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "run" / "last.pt").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["epoch"] < 6
+    subprocess.run([sys.executable, script], check=True, capture_output=True)
+    record = records.read_record(tmp_path / "run")
+    assert len(record["code"]) == 2 and len(records.read_log(tmp_path / "run")) == 6
+    assert not records.disagreements(record["metrics"], records.measure(tmp_path / "run"))
+
+
+def test_a_folder_of_another_recipe_or_other_data_is_refused(finished, faces):
+    with pytest.raises(DataError, match=r"another recipe \(lr\)"):
+        fit(Recipe(**{**TINY.__dict__, "lr": 0.2}), faces, finished[0])
+    with pytest.raises(DataError, match="another training data"):
+        fit(TINY, synthetic.embedded_faces(200, seed=1), finished[0])
+
+
+def test_a_damaged_checkpoint_is_named(faces, tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="last.pt: damaged checkpoint.*delete it"):
+        fit(TINY, faces, tmp_path)
+    with pytest.raises(DataError, match="best.safetensors: no readable weights"):
+        train.load_weights(tmp_path / "best.safetensors")
+
+
+def test_two_processes_do_not_share_a_folder(faces, tmp_path):
+    with train._alone(tmp_path), pytest.raises(DataError, match="another process is training here"):
+        fit(TINY, faces, tmp_path)
+
+
+def test_unlabelled_faces_and_missing_splits(faces, tmp_path):
+    blind = faces.split("Training")
+    blind.labels[0] = -1
+    with pytest.raises(DataError, match="needs labelled ones"):
+        train.fit(TINY, blind, faces.split("PublicTest"), tmp_path)
+    with pytest.raises(DataError, match="no PublicTest and no PrivateTest images"):
+        records.run(TINY, faces.split("Training"), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(faces, tmp_path):
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        fit(Recipe(**{**TINY.__dict__, "lr": 100.0, "momentum": 1.0, "warmup": 0}), faces, tmp_path)
+
+
+def test_schedule_and_sides():
+    recipe = Recipe("r", stages=((2, 32), (8, 48)), lr=1.0, warmup=2.0)
+    rates = [train.learning_rate(recipe, e / 10) for e in range(101)]
+    assert rates[0] < 0.01 and max(rates) == pytest.approx(1.0, abs=0.01) and rates[-1] == pytest.approx(0, abs=1e-9)
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert [recipe.side(e) for e in (0, 1, 2, 9)] == [32, 32, 48, 48]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"policy": "wild"}, "unknown augmentation policy"),
+        ({"stages": ()}, "stages must be"),
+        ({"precision": "half"}, "unknown precision"),
+        ({"ema": 1.5}, r"ema must be in \[0, 1\]"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+    ],
+)
+def test_recipes_are_validated_when_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe("r", **changes)
+    with pytest.raises(ValueError, match="unknown recipe 'best'.*compact"):
+        get_recipe("best")
+
+
+def test_recipes_survive_json():
+    assert Recipe(**json.loads(json.dumps(TINY.__dict__))) == TINY
+    assert TINY.fingerprint != get_recipe("quick").fingerprint
