@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ferkit import DataError
+from ferkit.models import InputSpec, create_model
+from ferkit.predict import logits, pick_device, prepare, read_picture
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return create_model("compact", width=8)
+
+
+def test_logits_do_not_depend_on_batches_and_restore_the_mode(model):
+    images = torch.randint(0, 256, (10, 48, 48), dtype=torch.uint8)
+    model.train()
+    whole, parts = logits(model, images), logits(model, images, batch_size=3)
+    assert model.training and whole.shape == (10, 7)
+    torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
+
+
+def test_flip_is_the_mean_of_both_views(model):
+    images = torch.randint(0, 256, (4, 48, 48), dtype=torch.uint8)
+    both = (logits(model, images) + logits(model, images.flip(-1))) / 2
+    torch.testing.assert_close(logits(model, images, tta="flip"), both, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="unknown test-time augmentation 'ten'.*flip"):
+        logits(model, images, tta="ten")
+
+
+def test_faces_of_any_size_are_brought_to_the_models(model):
+    spec = InputSpec(48, 3, mean=0.0, std=1.0)
+    flat = torch.full((2, 100, 100), 51, dtype=torch.uint8)
+    out = prepare(flat, spec)
+    assert out.shape == (2, 3, 48, 48)
+    torch.testing.assert_close(out, torch.full_like(out, 0.2))
+    assert logits(model, flat).shape == (2, 7)
+
+
+def test_pictures_are_cropped_square_and_grey(tmp_path):
+    Image.fromarray(np.full((60, 90, 3), 128, np.uint8)).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").shape == (1, 60, 60)
+    (tmp_path / "b.png").write_text("no picture")
+    for name in ("b.png", "missing.png"):
+        with pytest.raises(DataError, match=f"{name}: not a picture that can be decoded"):
+            read_picture(tmp_path / name)
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu" and pick_device().type in ("cpu", "cuda", "mps")

@@ -1,0 +1,132 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ferkit import DataError, audit, records, synthetic
+from ferkit.faces import Faces
+from ferkit.metrics import HEADLINES
+from ferkit.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    recipe = Recipe("r", options={"width": 8}, stages=((1, 48),), batch_size=32, precision="float32")
+    faces = synthetic.embedded_faces(200)
+    return folder, records.run(recipe, faces, folder), recipe, faces
+
+
+def test_a_record_says_what_is_needed_to_believe_it(run):
+    _, record, recipe, faces = run
+    assert record["data"]["fingerprint"] == faces.fingerprint and record["data"]["official"] is False
+    assert record["data"]["n"] == {"Training": 140, "PublicTest": 30, "PrivateTest": 30}
+    assert set(record["code"][0]) == {"commit", "dirty"} and torch.__version__.startswith(record["versions"]["torch"])
+    assert Recipe(**record["recipe"]) == recipe and record["seconds"]["training"] > 0
+    for metrics in record["metrics"].values():
+        assert all(metrics[name]["low"] <= metrics[name]["high"] for name in HEADLINES) and metrics["n"]
+
+
+def test_metrics_are_recomputed_from_logits_alone_and_tampering_is_seen(run, tmp_path):
+    folder, record, *_ = run
+    assert records.disagreements(record["metrics"], records.measure(folder)) == []
+    record = json.loads(json.dumps(record))
+    record["metrics"]["PrivateTest"]["accuracy"]["value"] += 0.01
+    (line,) = records.disagreements(record["metrics"], records.measure(folder))
+    assert line.startswith("PrivateTest/accuracy/value: recorded")
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "logits.npz").write_bytes((folder / "logits.npz").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"logits.npz: no readable logits"):
+        records.measure(tmp_path / "copy")
+
+
+def test_a_finished_run_is_only_read_and_a_record_is_never_overwritten(run):
+    folder, record, recipe, faces = run
+    before = (folder / "record.json").stat()
+    assert records.run(recipe, faces, folder) == record
+    assert (folder / "record.json").stat() == before
+    with pytest.raises(FileExistsError):
+        state = records.fit(recipe, faces.split("Training"), faces.split("PublicTest"), folder)
+        records.write_record(folder, recipe, faces, state)
+    assert records.read_record(folder) == record and not list(folder.glob("*.new"))
+
+
+def test_damaged_records(tmp_path):
+    with pytest.raises(DataError, match=r"record.json: no readable record"):
+        records.read_record(tmp_path)
+    (tmp_path / "record.json").write_text('{"schema": 0}')
+    with pytest.raises(DataError, match="not a record of schema 1"):
+        records.read_record(tmp_path)
+
+
+def test_a_run_on_other_data_never_enters_the_table(run):
+    folder, *_ = run
+    table = records.results_table(folder.parent)
+    assert len(table.splitlines()) == 2 and "`r`" not in table
+
+
+def test_rows_are_means_over_seeds_with_links(run, tmp_path):
+    folder, record, *_ = run
+    for seed in (0, 1):
+        shutil.copytree(folder, tmp_path / f"r-s{seed}")
+        changed = record | {"recipe": record["recipe"] | {"seed": seed}, "data": record["data"] | {"official": True}}
+        (tmp_path / f"r-s{seed}" / "record.json").write_text(json.dumps(changed))
+    row = records.results_table(tmp_path).splitlines()[-1]
+    value = 100 * record["metrics"]["PrivateTest"]["accuracy"]["value"]
+    assert f"| `r` | 2 | {value:.1f} (" in row and "r-s1/record.json)" in row
+
+
+def test_mean_accuracy_needs_the_same_images(run, tmp_path):
+    folder, *_ = run
+    other = tmp_path / "other"
+    other.mkdir()
+    arrays = records.load_logits(folder)
+    np.savez(other / "logits.npz", **(arrays | {"PrivateTest_rows": arrays["PrivateTest_rows"][::-1]}))
+    with pytest.raises(ValueError, match="different images of PrivateTest"):
+        records.mean_accuracy([folder, other])
+
+
+def test_the_table_goes_between_its_markers(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{records.MARKERS[0]}\nold\n{records.MARKERS[1]}\nafter\n")
+    records.write_between_markers(page, "new")
+    assert page.read_text() == f"before\n{records.MARKERS[0]}\nnew\n{records.MARKERS[1]}\nafter\n"
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="needs the two lines"):
+        records.write_between_markers(page, "new")
+
+
+def copies() -> Faces:
+    rng = np.random.default_rng(0)
+    pool = rng.integers(40, 200, (6, 12, 12)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
+    changed = [pool[0], pool[1][:, ::-1], (pool[2] * 0.8 + 20).astype(np.uint8), np.roll(pool[3], 1, 1)]
+    fresh = rng.integers(0, 255, (2, 48, 48))
+    images = torch.from_numpy(np.concatenate([pool, np.array(changed), fresh]).astype(np.uint8))
+    usage = torch.tensor([0] * 6 + [2] * 6, dtype=torch.uint8)
+    return Faces(images, torch.zeros(12, dtype=torch.int64), usage, torch.arange(12))
+
+
+def test_copies_are_found_mirrored_brightened_and_shifted():
+    faces = copies()
+    similarity, index = audit.nearest(faces.split("PrivateTest").images, faces.split("Training").images, chunk=4)
+    assert index[:4].tolist() == [0, 1, 2, 3] and similarity[:3].min() > 0.99
+    assert audit.clean_mask(faces, "PrivateTest").tolist() == [
+        False,
+        False,
+        False,
+        similarity[3] < audit.COPY,
+        True,
+        True,
+    ]
+    text = audit.describe(faces)
+    assert "PrivateTest: 3 of 6 have a copy in Training" in text or "PrivateTest: 4 of 6" in text
+    assert "no FER+ votes" in text
+
+
+def test_the_known_exact_copies_of_fer2013(real_faces):
+    private = {image.tobytes() for image in real_faces.split("PrivateTest").images.numpy()}
+    training = {image.tobytes() for image in real_faces.split("Training").images.numpy()}
+    clean = audit.clean_mask(real_faces, "PrivateTest")
+    assert len(private & training) == 278 and 2800 < clean.sum() < 3100

@@ -1,0 +1,63 @@
+"""README, records and files agree with each other."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from ferkit import records
+
+ROOT = records.project_root()
+README = (ROOT / "README.md").read_text()
+RESULTS = records.find_records(ROOT / "results")
+
+
+def test_the_table_in_readme_is_what_the_records_give(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = README.split(records.MARKERS[0])[1].split(records.MARKERS[1])[0].strip()
+    assert table == records.results_table("results"), "run `make table`"
+
+
+@pytest.mark.parametrize("folder, record", RESULTS, ids=lambda value: getattr(value, "name", ""))
+def test_committed_records_are_what_their_logits_give(folder, record):
+    assert record["data"]["official"] and all(code["dirty"] is False for code in record["code"])
+    assert records.disagreements(record["metrics"], records.measure(folder)) == []
+
+
+def test_the_file_tree_of_readme_is_the_truth():
+    tree = README.split("```text")[1].split("```")[0]
+    named = set(re.findall(r"^\s*([\w./-]+\.(?:py|toml|txt|json|md|ipynb))\s", tree, re.MULTILINE))
+    python = {path.name for path in (ROOT / "ferkit").rglob("*.py")} - {"__init__.py", "__main__.py"}
+    named = {name.rsplit("/", 1)[-1] for name in named}
+    assert named >= python, python - named
+    everything = {path.name for path in ROOT.rglob("*") if ".venv" not in path.parts and "build" not in path.parts}
+    assert named <= everything, named - everything
+
+
+def test_kernel_metadata_is_whole():
+    metadata = json.loads((ROOT / "kernel-metadata.json").read_text())
+    assert (ROOT / metadata["code_file"]).exists() and 5 <= len(metadata["title"]) <= 50
+    assert metadata["enable_internet"] is False and re.fullmatch(r"[\w-]+/[\w-]+", metadata["id"])
+
+
+def test_every_bound_has_a_tested_version():
+    bounds = re.findall(r"^([\w-]+)>=", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    pins = re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert set(bounds) <= set(pins) and "==" not in (ROOT / "requirements.txt").read_text()
+
+
+def test_no_large_file_and_no_pixels_are_tracked():
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\n") if name]
+    assert not [path for path in files if path.exists() and path.stat().st_size > 1_000_000]
+    assert not [path for path in files if path.suffix in (".csv", ".png", ".jpg", ".npy", ".pt")]
+
+
+def test_import_is_cheap():
+    code = "import sys, ferkit, ferkit.cli, ferkit.pixels; sys.exit('torch' in sys.modules)"
+    import sys
+
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
