@@ -73,7 +73,8 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], n
     """Every metric of logits (N, C) against labels (N,), as plain JSON values; each headline as {value, low, high}.
 
     low and high are the 2.5 and 97.5 percentiles of a stratified bootstrap with a fixed seed (Efron 1979): they
-    speak of the images that were drawn, not of the seeds of training. ECE has 15 equal bins; nll is in nats; macro
+    speak of the images that were drawn, not of the seeds of training; those of ECE lie high, since a resample's bins
+    are noisier. ECE has 15 equal bins; nll is in nats; macro
     means go over the classes that occur. Raises ValueError for no images, a shape mismatch or infinite logits.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)

@@ -7,6 +7,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ferkit.augment import POLICIES, augment
 from ferkit.faces import Faces
@@ -17,7 +18,8 @@ from ferkit.metrics import N_BINS, softmax
 def _figure(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4), **options
 ) -> tuple[Figure, np.ndarray]:
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
+    layout = options.pop("layout", "constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout=layout, squeeze=False, **options)
     plt.close(figure)  # shown where it is returned, and only there
     return figure, axes
 
@@ -74,7 +76,7 @@ def sample_grid(faces: Faces, usage: str = "Training", per_class: int = 12, seed
 def mean_faces(faces: Faces, usage: str = "Training") -> Figure:
     """The mean picture of every class, and how it differs from the mean of all."""
     split = faces.split(usage)
-    figure, axes = _figure(2, len(faces.classes), (10, 3.4))
+    figure, axes = _figure(2, len(faces.classes), (10, 3.4), layout="compressed")
     overall = split.images.float().mean(0)
     for label, name in enumerate(faces.classes):
         members = split.images[split.labels == label].float()
@@ -157,12 +159,13 @@ def learning_curves(rows: list[dict], title: str) -> Figure:
     best = int(np.argmax(accuracy))
     figure, axes = _figure(1, 2, (9, 3.2))
     axes[0, 0].plot(epochs, [float(row["loss"]) for row in rows], color="0.3")
-    axes[0, 0].set(xlabel="epoch", ylabel="training loss (smoothed labels), nats", title=title)
+    axes[0, 0].set(xlabel="epoch", ylabel="training loss, nats", title=title)
     axes[0, 1].plot(epochs, accuracy, color="C0")
     axes[0, 1].plot(epochs[best], accuracy[best], "o", color="C3", label=f"selected: epoch {epochs[best]}")
     axes[0, 1].set(xlabel="epoch", ylabel="PublicTest accuracy, %", title="Averaged weights, no augmentation")
     axes[0, 1].legend()
     for place in axes[0]:
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
         for before, row in pairwise(rows):
             if before["side"] != row["side"]:
                 place.axvline(int(row["epoch"]) - 0.5, color="0.7", linestyle=":")
@@ -187,7 +190,7 @@ def per_class(metrics: dict, title: str) -> Figure:
         axes.bar(np.arange(len(names)) + (i - 0.5) * 0.38, values, 0.38, label=score)
     axes.set_xticks(range(len(names)), [f"{name}\nn {metrics['per_class'][name]['n']}" for name in names])
     axes.set(ylabel="%", ylim=(0, 100), title=title)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

@@ -67,7 +67,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         # Installation check on the embedded faces: under two minutes on two cores, not a result.
-        Recipe("quick", options={"width": 16}, policy="light", stages=((20, 48),), batch_size=32, ema=0.98),
+        Recipe("quick", options={"width": 16}, policy="light", stages=((30, 48),), batch_size=32, ema=0.98),
         # FER2013 on two CPU cores in about half an hour: a smaller size first buys epochs, full size last uses them.
         Recipe("compact", stages=((20, 40), (36, 48))),
     )

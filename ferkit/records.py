@@ -29,6 +29,7 @@ from ferkit.train import State, fit, load_weights
 
 SCHEMA = 1
 JUDGED = ("PublicTest", "PrivateTest")
+SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, nats")  # of metrics.HEADLINES
 LIBRARIES = ("torch", "torchvision", "numpy", "timm")
 
 
@@ -172,8 +173,14 @@ def _row(name: str, runs: list[tuple[Path, dict]]) -> str:
     cells += [f"{mean('PrivateTest clean', 'accuracy')} ({metrics[0]['PrivateTest clean']['n']:,})"]
     cells += [mean("PrivateTest flip TTA", "accuracy"), mean("PublicTest", "accuracy")]
     cells += [f"{runs[0][1]['parameters']:,}", f"{np.mean([r['seconds']['training'] for _, r in runs]) / 60:.0f}"]
-    cells += [" ".join(f"[{r['recipe']['seed']}]({folder.as_posix()}/record.json)" for folder, r in runs)]
+    cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in runs)]
     return f"| {' | '.join(cells)} |"
+
+
+def _link(folder: Path) -> str:
+    """A run folder as a path from the top of the checkout, where it lies in it."""
+    folder, root = folder.resolve(), project_root()
+    return (folder.relative_to(root) if folder.is_relative_to(root) else folder).as_posix()
 
 
 def mean_accuracy(folders: list[Path], usage: str = "PrivateTest") -> dict[str, float]:
@@ -237,13 +244,13 @@ def interval(headline: dict, scale: float = 100) -> str:
 
 def summary(record: dict) -> str:
     """A record's headlines as lines of text, each with its n and 95 % interval."""
-    lines = [f"{record['run']} on {record['data']['name']}: weights of epoch {record['selected']['epoch']}, 1 seed"]
+    chosen = f"weights of epoch {record['selected']['epoch']}, chosen on PublicTest; 1 seed"
+    lines = [f"{record['run']} on {record['data']['name']}: {chosen}; in brackets 95 % intervals over the images"]
+    lines += [f"{'':<21}{'n':>6}" + "".join(f"  {title:<18}" for title in SUMMARY_TITLES)]
     for split, metrics in record["metrics"].items():
-        values = ", ".join(
-            f"{name.replace('_', ' ')} {interval(metrics[name], 1 if name == 'nll' else 100)}" for name in HEADLINES
-        )
-        lines.append(f"  {split} (n {metrics['n']:,}): {values}")
-    return "\n".join(lines)
+        values = [interval(metrics[name], 1 if name == "nll" else 100) for name in HEADLINES]
+        lines.append(f"{split:<21}{metrics['n']:>6,}" + "".join(f"  {value:<18}" for value in values))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def environment(device: str = "auto") -> str:

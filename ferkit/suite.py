@@ -56,7 +56,15 @@ def run(paths: list[Path], parameters: dict, out: Path) -> list[Outcome]:
         start, failure = time.perf_counter(), None
         mine = {name: value for name, value in parameters.items() if name in inspect_notebook(path)}
         try:
-            execute_notebook(path, out / path.name, mine, kernel_name="python3", progress_bar=False, cwd=path.parent)
+            execute_notebook(
+                path,
+                out / path.name,
+                mine,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=path.parent,
+                extra_arguments=["--log-level=ERROR"],
+            )  # the kernel's own chatter
         except PapermillExecutionError as error:
             trace = "\n".join(error.traceback[-6:])
             failure = f"cell {error.cell_index} of {path.name}:\n{error.source}\n{trace}"

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ferkit import DataError
 from ferkit.atomic import whole_file
@@ -55,6 +55,12 @@ class State:
     sources: list = field(default_factory=list)  # code versions that trained, one a start
 
     _MODULES = ("model", "ema", "optimizer")
+
+    def choose_precision(self, training: Faces, recipe: Recipe) -> None:
+        self.timings = _time_precisions(self.model, training, recipe)
+        faster = self.timings["bfloat16"] < 0.9 * self.timings["float32"]
+        self.precision = "bfloat16" if faster else "float32"
+        print(f"{recipe.run_name}: {self.precision} ({self.timings} ms a step)", flush=True)
 
     def save(self, path: Path) -> None:
         values = {k: v for k, v in self.__dict__.items() if k not in self._MODULES}
@@ -94,6 +100,8 @@ def fit(
         state = _start(recipe, training, where)
         if (folder / "last.pt").exists():
             state.restore(folder / "last.pt", where)
+        elif recipe.precision == "auto":
+            state.choose_precision(training, recipe)
         if state.epoch < recipe.epochs:
             state.sources.append(source or {})
             _train(recipe, training, public, folder, state)
@@ -136,12 +144,7 @@ def _start(recipe: Recipe, training: Faces, device: torch.device) -> State:
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, foreach=True)
-    timings = {}
-    precision = recipe.precision
-    if precision == "auto":
-        timings = _time_precisions(model, training, recipe)
-        precision = "bfloat16" if timings["bfloat16"] < 0.9 * timings["float32"] else "float32"
-    return State(model, copy.deepcopy(model).eval(), optimizer, precision, timings)
+    return State(model, copy.deepcopy(model).eval(), optimizer, recipe.precision)
 
 
 def _time_precisions(model: nn.Module, training: Faces, recipe: Recipe, rounds: int = 3) -> dict[str, float]:
