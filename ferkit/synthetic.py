@@ -23,7 +23,7 @@ EMOTIONS = tuple(EMFACS)
 # Shares of the emotions, unequal as in FER2013; contempt has no class there and is called neutral.
 SHARES = np.array([0.21, 0.15, 0.13, 0.13, 0.13, 0.07, 0.02, 0.16])
 SPLIT_SHARES = (0.7, 0.15, 0.15)
-SUBTLE, MIXED, MISLABELLED = 0.10, 0.06, 0.03
+SUBTLE, MIXED, MISLABELLED = 0.10, 0.06, 0.02
 N_FACES, SEED = 2000, 2013
 
 
@@ -70,7 +70,7 @@ def _units(emotion: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     """Intensities (n, 14), the emotion's strength (n,), and the second emotion (n,) of mixed faces, -1 elsewhere."""
     n = len(emotion)
     table = np.array([[unit in EMFACS[name] for unit in UNITS] for name in EMOTIONS], np.float32)
-    strength = np.where(rng.random(n) < SUBTLE, rng.uniform(0.15, 0.45, n), rng.uniform(0.55, 1.0, n))
+    strength = np.where(rng.random(n) < SUBTLE, rng.uniform(0.2, 0.5, n), rng.uniform(0.6, 1.0, n))
     units = table[emotion] * strength[:, None] * rng.uniform(0.7, 1.2, (n, len(UNITS)))
     units *= rng.random((n, len(UNITS))) > 0.06  # a unit that this person does not show
     units += rng.uniform(0, 0.15, (n, len(UNITS))) * (rng.random((n, len(UNITS))) < 0.2)  # a face at rest is not blank
