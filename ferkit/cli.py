@@ -132,7 +132,7 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
-    from ferkit.records import results_table, write_between_markers
+    from ferkit.leaderboard import results_table, write_between_markers
 
     table = results_table(arguments.root)
     if arguments.write:

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from ferkit import DataError
 from ferkit.labels import OFFICIAL_COUNTS, UNLABELLED
-from ferkit.sources import Raw, open_tree, read
+from ferkit.sources import Raw, read
+from ferkit.trees import open_tree
 
 CHALLENGE = "challenges-in-representation-learning-facial-expression-recognition-challenge"
 SOURCES = {  # name -> arguments of the client, file it leaves

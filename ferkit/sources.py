@@ -10,13 +10,9 @@ import hashlib
 import io
 import os
 import re
-import tarfile
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -27,10 +23,10 @@ from ferkit import DataError
 from ferkit.atomic import whole_file
 from ferkit.labels import OFFICIAL_COUNTS, USAGES, VOTES, class_index
 from ferkit.pixels import AGAIN, SIDE, Table, parse
+from ferkit.trees import ARCHIVES, Tree, beside, open_archive, open_tree
 
 KAGGLE_INPUT = Path("/kaggle/input")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 VOTES_FILE = "fer2013new.csv"
 FOLDERS = {  # name of a top folder -> split; None: the file names tell
     "train": "Training", "training": "Training", "test": None, "val": "PublicTest", "valid": "PublicTest",
@@ -50,64 +46,6 @@ def locate(path: str | Path | None = None) -> tuple[Path | None, str]:
             if {"fer2013.csv", "icml_face_data.csv"} & set(files) or {"train", "test"} <= set(folders):
                 return Path(root), f"found in {KAGGLE_INPUT}"
     return None, "no --data, no $FERKIT_DATA, no Kaggle input: the embedded faces, drawn by ferkit.synthetic"
-
-
-# --- what a path holds: a folder, an archive or one file, as names that can be opened ---
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Files by relative name; `open(name)` gives a binary stream, `read(name)` the whole; close after use."""
-
-    root: Path
-    names: list[str]
-    open: Callable[[str], BinaryIO]
-    is_archive: bool = False
-
-
-@contextmanager
-def open_tree(path: Path) -> Iterator[Tree]:
-    """The Tree of a folder, an archive or a single file; DataError when missing, damaged or unsafe."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; give a FER2013 file, folder or archive with --data")
-    if path.is_dir():
-        files = (Path(root) / name for root, _, found in os.walk(path) for name in found)
-        yield Tree(path, sorted(f.relative_to(path).as_posix() for f in files), lambda name: (path / name).open("rb"))
-    elif path.name.lower().endswith(ARCHIVES):
-        with open(path, "rb") as file, _archive(file, path, str(path)) as tree:
-            yield tree
-    else:
-        names = [path.name] + [n for n in ("test.csv", VOTES_FILE) if (path.parent / n).exists() and n != path.name]
-        if path.name != "train.csv":
-            names = [n for n in names if n != "test.csv"]
-        yield Tree(path.parent, names, lambda name: (path.parent / name).open("rb"))
-
-
-@contextmanager
-def _archive(file: BinaryIO, root: Path, name: str) -> Iterator[Tree]:
-    try:
-        if name.lower().endswith(".zip"):
-            with zipfile.ZipFile(file) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir()]
-                yield Tree(root, _safe(names, name), archive.open, True)
-        else:
-            with tarfile.open(fileobj=file, mode="r:*") as archive:
-                members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
-                _safe([member.name for member in archive], name)
-                yield Tree(root, list(members), lambda n: archive.extractfile(members[n]), True)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
-            raise
-        raise DataError(f"{name}: damaged or truncated archive ({error}); {AGAIN}") from error
-
-
-def _safe(names: list[str], archive: str) -> list[str]:
-    """The names, unless one climbs out of the archive's folder. Nothing is unpacked, but such a file is no data set."""
-    for name in names:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
-            raise DataError(f"{archive}: member {name!r} climbs out of the archive's folder; this file is not FER2013")
-    return [name for name in names if not name.startswith("__MACOSX/")]
 
 
 # --- which layout that is ---
@@ -164,7 +102,7 @@ def read_tree(tree: Tree) -> Raw:
     if layout == "archive":
         with tree.open(names[0]) as file:
             stream = file if file.seekable() else io.BytesIO(file.read())
-            with _archive(stream, tree.root / names[0], f"{tree.root / names[0]}") as inner:
+            with open_archive(stream, tree.root / names[0]) as inner:
                 raw = read_tree(inner)
     elif layout == "folders":
         raw = _read_folders(tree, names)
@@ -302,8 +240,7 @@ def cache_folder() -> Path:
 def cache_key(path: Path) -> str:
     """Changes with the content of a source: names, sizes and times of its files, and 64 samples of each large one."""
     files = [path] if path.is_file() else [Path(r) / f for r, _, found in os.walk(path) for f in found]
-    if path.is_file():
-        files += [path.parent / n for n in ("test.csv", VOTES_FILE) if (path.parent / n).is_file()]
+    files += beside(path)
     digest = hashlib.blake2b(CACHE_VERSION.encode(), digest_size=16)
     for file in sorted(files):
         stat = file.stat()

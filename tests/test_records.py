@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, audit, records, synthetic
+from ferkit import DataError, audit, leaderboard, records, synthetic
 from ferkit.faces import Faces
 from ferkit.metrics import HEADLINES
 from ferkit.recipe import Recipe
@@ -63,7 +63,7 @@ def test_damaged_records(tmp_path):
 
 def test_a_run_on_other_data_never_enters_the_table(run):
     folder, *_ = run
-    table = records.results_table(folder.parent)
+    table = leaderboard.results_table(folder.parent)
     assert len(table.splitlines()) == 2 and "`r`" not in table
 
 
@@ -73,7 +73,7 @@ def test_rows_are_means_over_seeds_with_links(run, tmp_path):
         shutil.copytree(folder, tmp_path / f"r-s{seed}")
         changed = record | {"recipe": record["recipe"] | {"seed": seed}, "data": record["data"] | {"official": True}}
         (tmp_path / f"r-s{seed}" / "record.json").write_text(json.dumps(changed))
-    row = records.results_table(tmp_path).splitlines()[-1]
+    row = leaderboard.results_table(tmp_path).splitlines()[-1]
     value = 100 * record["metrics"]["PrivateTest"]["accuracy"]["value"]
     assert f"| `r` | 2 | {value:.1f} (" in row and "r-s1/record.json)" in row
 
@@ -85,17 +85,17 @@ def test_mean_accuracy_needs_the_same_images(run, tmp_path):
     arrays = records.load_logits(folder)
     np.savez(other / "logits.npz", **(arrays | {"PrivateTest_rows": arrays["PrivateTest_rows"][::-1]}))
     with pytest.raises(ValueError, match="different images of PrivateTest"):
-        records.mean_accuracy([folder, other])
+        leaderboard.mean_accuracy([folder, other])
 
 
 def test_the_table_goes_between_its_markers(tmp_path):
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{records.MARKERS[0]}\nold\n{records.MARKERS[1]}\nafter\n")
-    records.write_between_markers(page, "new")
-    assert page.read_text() == f"before\n{records.MARKERS[0]}\nnew\n{records.MARKERS[1]}\nafter\n"
+    page.write_text(f"before\n{leaderboard.MARKERS[0]}\nold\n{leaderboard.MARKERS[1]}\nafter\n")
+    leaderboard.write_between_markers(page, "new")
+    assert page.read_text() == f"before\n{leaderboard.MARKERS[0]}\nnew\n{leaderboard.MARKERS[1]}\nafter\n"
     page.write_text("no markers")
     with pytest.raises(ValueError, match="needs the two lines"):
-        records.write_between_markers(page, "new")
+        leaderboard.write_between_markers(page, "new")
 
 
 def copies() -> Faces:

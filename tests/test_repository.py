@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from ferkit import records
+from ferkit import leaderboard, records
 
 ROOT = records.project_root()
 README = (ROOT / "README.md").read_text()
@@ -15,8 +15,8 @@ RESULTS = records.find_records(ROOT / "results")
 
 def test_the_table_in_readme_is_what_the_records_give(monkeypatch):
     monkeypatch.chdir(ROOT)
-    table = README.split(records.MARKERS[0])[1].split(records.MARKERS[1])[0].strip()
-    assert table == records.results_table("results"), "run `make table`"
+    table = README.split(leaderboard.MARKERS[0])[1].split(leaderboard.MARKERS[1])[0].strip()
+    assert table == leaderboard.results_table("results"), "run `make table`"
 
 
 @pytest.mark.parametrize("folder, record", RESULTS, ids=lambda value: getattr(value, "name", ""))

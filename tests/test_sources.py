@@ -79,7 +79,7 @@ def test_challenge_test_set_without_labels(sample, tmp_path):
     assert (faces.split("PrivateTest").labels == -1).all() and len(faces.split("PublicTest")) == 14
 
 
-@pytest.mark.parametrize("layout", [layout_csv, layout_folders])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_ferplus_votes_are_joined_by_row(sample, tmp_path, layout):
     path = layout(sample, tmp_path)
     sample.ferplus(tmp_path / "fer2013new.csv")

@@ -1,0 +1,75 @@
+"""The results table, from records: a row a recipe, its seeds averaged, with an interval and links."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ferkit.atomic import whole_file
+from ferkit.metrics import N_RESAMPLES, stratified
+from ferkit.records import find_records, interval, load_logits, project_root
+
+
+def results_table(root: str | Path) -> str:
+    """The records below root as a Markdown table, a row a recipe; runs on anything but the official data stay out.
+
+    Values are means over seeds; the accuracy's interval is a stratified bootstrap over the images of that mean.
+    """
+    groups: dict[str, list[tuple[Path, dict]]] = {}
+    for folder, record in find_records(root):
+        if record["data"]["official"]:
+            groups.setdefault(record["recipe"]["name"], []).append((folder, record))
+    lines = [
+        "| recipe | seeds | PrivateTest accuracy, % (95 %) | each seed | balanced | macro F1 | ECE "
+        "| clean accuracy (n) | with flip TTA | PublicTest | parameters | minutes | records |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, runs in groups.items():
+        lines.append(_row(name, runs))
+    return "\n".join(lines)
+
+
+def _row(name: str, runs: list[tuple[Path, dict]]) -> str:
+    metrics = [record["metrics"] for _, record in runs]
+
+    def mean(split: str, headline: str) -> str:
+        return f"{100 * np.mean([m[split][headline]['value'] for m in metrics]):.1f}"
+
+    cells = [f"`{name}`", str(len(runs)), interval(mean_accuracy([folder for folder, _ in runs]))]
+    cells += [", ".join(f"{100 * m['PrivateTest']['accuracy']['value']:.1f}" for m in metrics)]
+    cells += [mean("PrivateTest", headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
+    cells += [f"{mean('PrivateTest clean', 'accuracy')} ({metrics[0]['PrivateTest clean']['n']:,})"]
+    cells += [mean("PrivateTest flip TTA", "accuracy"), mean("PublicTest", "accuracy")]
+    cells += [f"{runs[0][1]['parameters']:,}", f"{np.mean([r['seconds']['training'] for _, r in runs]) / 60:.0f}"]
+    cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in runs)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _link(folder: Path) -> str:
+    """A run folder as a path from the top of the checkout, where it lies in it."""
+    folder, root = folder.resolve(), project_root()
+    return (folder.relative_to(root) if folder.is_relative_to(root) else folder).as_posix()
+
+
+def mean_accuracy(folders: list[Path], usage: str = "PrivateTest") -> dict[str, float]:
+    """Mean accuracy of several seeds on the same images, {value, low, high}; ValueError when the images differ."""
+    arrays = [load_logits(folder) for folder in folders]
+    labels, rows = arrays[0][f"{usage}_labels"], arrays[0][f"{usage}_rows"]
+    if any(not np.array_equal(a[f"{usage}_rows"], rows) for a in arrays):
+        raise ValueError(f"{', '.join(map(str, folders))} were measured on different images of {usage}")
+    hits = np.mean([a[f"{usage}_logits"].argmax(1) == labels for a in arrays], 0)
+    low, high = np.percentile(hits[stratified(labels, N_RESAMPLES, np.random.default_rng(0))].mean(1), (2.5, 97.5))
+    return {"value": hits.mean(), "low": low, "high": high}
+
+
+MARKERS = ("<!-- results: written by `make table` -->", "<!-- end of results -->")
+
+
+def write_between_markers(path: Path, table: str) -> None:
+    """Replace what stands between MARKERS in a Markdown file; ValueError when they are not there."""
+    text = path.read_text()
+    if any(text.count(marker) != 1 for marker in MARKERS):
+        raise ValueError(f"{path}: needs the two lines {MARKERS[0]} and {MARKERS[1]}, once each")
+    before, rest = text.split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    with whole_file(path) as temporary:
+        temporary.write_text(f"{before}{MARKERS[0]}\n{table}\n{MARKERS[1]}{after}")
