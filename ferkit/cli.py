@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, FloatingPointError, FileExistsError) as error:  # DataError is a ValueError
+    except (ValueError, FloatingPointError, OSError) as error:  # DataError is a ValueError
         print(f"ferkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -38,9 +38,9 @@ CACHE_VERSION = "1"
 def locate(path: str | Path | None = None) -> tuple[Path | None, str]:
     """Where the data is and why: path, else $FERKIT_DATA, else a Kaggle input, else None (the embedded faces)."""
     if path:
-        return Path(path), f"--data {path}"
+        return Path(path).expanduser(), f"--data {path}"
     if os.environ.get("FERKIT_DATA"):
-        return Path(os.environ["FERKIT_DATA"]), "$FERKIT_DATA"
+        return Path(os.environ["FERKIT_DATA"]).expanduser(), "$FERKIT_DATA"
     if KAGGLE_INPUT.is_dir():
         for root, folders, files in os.walk(KAGGLE_INPUT):
             if {"fer2013.csv", "icml_face_data.csv"} & set(files) or {"train", "test"} <= set(folders):
@@ -255,7 +255,7 @@ def cache_key(path: Path) -> str:
 
 def read(path: str | Path, cache: bool = True) -> tuple[Raw, bool]:
     """The faces at a path and whether they came from the cache; DataError for anything that cannot be used."""
-    path = Path(path).expanduser()
+    path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a FER2013 file, folder or archive with --data")
     file = cache_folder() / f"{cache_key(path)}.safetensors"
