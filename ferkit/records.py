@@ -5,7 +5,6 @@ A record holds what is needed to believe a number: the recipe, the code, the dat
 
 import csv
 import json
-import os
 import platform
 import subprocess
 import time
@@ -43,13 +42,17 @@ def run(recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto") 
     missing = [u for u in USAGES if not len(faces.split(u))]
     if missing:
         raise DataError(f"{faces.name} has no {' and no '.join(missing)} images; the protocol needs all three splits")
+    if (folder / "record.json").exists():
+        record = read_record(folder)
+        if Recipe(**record["recipe"]) != recipe or record["data"]["fingerprint"] != faces.fingerprint:
+            raise DataError(f"{folder} holds the record of another recipe or other data; name another folder")
+        return record
     state = fit(
         recipe, faces.split("Training"), faces.split("PublicTest"), folder, device=device, source=code_version()
     )
     if not (folder / "logits.npz").exists():
         save_logits(folder, faces, device)
-    if not (folder / "record.json").exists():
-        write_record(folder, recipe, faces, state, device)
+    write_record(folder, recipe, faces, state, device)
     return read_record(folder)
 
 
@@ -85,7 +88,9 @@ def measure(folder: str | Path) -> dict:
 
 
 def write_record(folder: Path, recipe: Recipe, faces: Faces, state: State, device: str = "auto") -> None:
-    """record.json of a run folder; opened with mode "x": history is not overwritten (FileExistsError)."""
+    """Write record.json of a run folder; FileExistsError when there is one: history is not overwritten."""
+    if (folder / "record.json").exists():
+        raise FileExistsError(f"{folder / 'record.json'} exists, and records are not overwritten")
     record = {
         "schema": SCHEMA,
         "run": recipe.run_name,
@@ -106,13 +111,8 @@ def write_record(folder: Path, recipe: Recipe, faces: Faces, state: State, devic
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "metrics": measure(folder),
     }
-    text = json.dumps(record, indent=1) + "\n"
-    with whole_file(folder / "record.json.new") as temporary:
-        temporary.write_text(text)
-    try:
-        os.link(folder / "record.json.new", folder / "record.json")  # atomic, and refuses to replace
-    finally:
-        (folder / "record.json.new").unlink()
+    with whole_file(folder / "record.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def read_record(folder: str | Path) -> dict:

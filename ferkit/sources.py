@@ -54,6 +54,7 @@ def locate(path: str | Path | None = None) -> tuple[Path | None, str]:
 def detect(names: list[str]) -> tuple[str, list[str]]:
     """The layout of a list of relative names, and the names it takes: (csv | challenge | folders | archive, names)."""
     by_base: dict[str, list[str]] = {}
+    names = [name for name in names if not PurePosixPath(name).name.startswith(".")]  # also macOS's ._ files
     for name in names:
         by_base.setdefault(PurePosixPath(name).name.lower(), []).append(name)
     for base in ("fer2013.csv", "icml_face_data.csv"):
