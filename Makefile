@@ -1,10 +1,10 @@
 # One target a task; `make` alone prints them. DATA and PROFILE are said on the command line.
 DATA ?=
-PROFILE ?= $(if $(DATA),cpu,quick)
 PYTHON ?= python3
 VENV ?= .venv
 FERKIT = $(VENV)/bin/ferkit
 export FERKIT_DATA := $(or $(DATA),$(FERKIT_DATA))
+PROFILE ?= $(if $(FERKIT_DATA),cpu,quick)
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ help: ## print the targets
 install: $(VENV)/installed ## set up .venv with the tested versions (uv where it is there, else pip)
 
 run: install ## execute the notebooks: make run [DATA=…/fer2013.csv] [PROFILE=quick|cpu]
-	$(FERKIT) suite run --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+	$(FERKIT) suite run --profile $(PROFILE) $(if $(FERKIT_DATA),--data "$(FERKIT_DATA)")
 
 test: install lint ## lint, then the tests; with FERKIT_DATA also on the real FER2013
 	$(VENV)/bin/python -m pytest

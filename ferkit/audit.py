@@ -40,7 +40,11 @@ def _descriptors(images: Tensor) -> Tensor:
 def clean_mask(faces: Faces, usage: str) -> Tensor:
     """bool (n of that split,): True where an image has no exact or near copy in Training."""
     images, pool = faces.split(usage).images, faces.split("Training").images
-    return nearest(images, pool)[0] < COPY if len(images) and len(pool) else torch.ones(len(images), dtype=torch.bool)
+    if not len(images) or not len(pool):
+        return torch.ones(len(images), dtype=torch.bool)
+    exact = _pixels(faces, "Training")  # pictures of one grey correlate with nothing, but are copies all the same
+    different = torch.tensor([image.tobytes() not in exact for image in images.numpy()])
+    return (nearest(images, pool)[0] < COPY) & different
 
 
 def describe(faces: Faces) -> str:
@@ -57,7 +61,7 @@ def describe(faces: Faces) -> str:
     for usage in USAGES[1:]:
         for source in USAGES[: USAGES.index(usage)]:
             similarity = nearest(faces.split(usage).images, faces.split(source).images)[0]
-            exact = len(_rows(faces, usage) & _rows(faces, source))
+            exact = len(_pixels(faces, usage) & _pixels(faces, source))
             lines.append(
                 f"{usage}: {int((similarity >= COPY).sum())} of {len(similarity)} have a copy in {source} "
                 f"(correlation >= {COPY}); {exact} different pictures occur in both to the bit"
@@ -70,5 +74,5 @@ def describe(faces: Faces) -> str:
     return "\n".join(lines)
 
 
-def _rows(faces: Faces, usage: str) -> set[bytes]:
+def _pixels(faces: Faces, usage: str) -> set[bytes]:
     return {image.tobytes() for image in faces.split(usage).images.numpy()}

@@ -1,6 +1,7 @@
 """The `ferkit` command: one subcommand a task; a DataError or ValueError ends it with one line and status 1."""
 
 import argparse
+import ast
 import sys
 from pathlib import Path
 
@@ -14,6 +15,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ferkit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
+    for add in (_data_commands, _run_commands, _page_commands):
+        add(commands)
+    return parser
+
+
+def _data_commands(commands) -> None:
     data = commands.add_parser("data", help="what a source holds; download FER2013").add_subparsers(
         dest="action", required=True, metavar="action"
     )
@@ -31,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="the registered models")
     models.set_defaults(run=show_models)
 
+
+def _run_commands(commands) -> None:
     train = commands.add_parser("train", help="train a named recipe and measure it; continues an interrupted run")
     train.add_argument("--recipe", default="compact", help="a name from recipe.py (default: compact)")
     train.add_argument("--seed", type=int, default=0)
@@ -48,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("pictures", nargs="+", metavar="PICTURE")
     predict.set_defaults(run=predict_pictures)
 
+
+def _page_commands(commands) -> None:
     table = commands.add_parser("leaderboard", help="the results table, from records")
     table.add_argument("--root", default="results", help="folder of run folders (default: results)")
     table.add_argument("--write", metavar="FILE", help="put it between the markers of a Markdown file")
@@ -65,7 +76,6 @@ def build_parser() -> argparse.ArgumentParser:
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook parameter"
     )
     batch.set_defaults(run=suite_run)
-    return parser
 
 
 def data_info(arguments: argparse.Namespace) -> None:
@@ -141,6 +151,14 @@ def leaderboard(arguments: argparse.Namespace) -> None:
         print(table)
 
 
+def _literal(text: str):
+    """A notebook parameter as Python would read it; what is no literal is a string."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def suite_run(arguments: argparse.Namespace) -> None:
     from ferkit import sources, suite
 
@@ -148,7 +166,7 @@ def suite_run(arguments: argparse.Namespace) -> None:
     print(f"data: {where or 'embedded faces'} ({why})")
     if where and not where.exists():
         raise DataError(f"{where}: no such file or folder; give a FER2013 file, folder or archive with --data")
-    given = dict(arguments.p)
+    given = {name: _literal(value) for name, value in arguments.p}
     paths = suite.notebooks(arguments.only)
     suite.check_parameters(paths, given)
     parameters = {"profile": arguments.profile, "data": str(where.resolve()) if where else "", **given}

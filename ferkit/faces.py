@@ -74,7 +74,7 @@ class Faces:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over pixels, labels and splits in row order: equal for equal faces in any layout."""
+        """16 hex digits of SHA-256 over pixels, labels and splits in row order: equal in layouts that keep rows."""
         order = self.rows.argsort()
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         for part in (self.images, self.labels.to(torch.int8), self.usage):

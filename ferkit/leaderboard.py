@@ -6,6 +6,7 @@ import numpy as np
 
 from ferkit.atomic import whole_file
 from ferkit.metrics import N_RESAMPLES, stratified
+from ferkit.recipe import PROFILE_RECIPES
 from ferkit.records import find_records, interval, load_logits, project_root
 
 
@@ -14,10 +15,14 @@ def results_table(root: str | Path) -> str:
 
     Values are means over seeds; the accuracy's interval is a stratified bootstrap over the images of that mean.
     """
+    if not Path(root).is_dir():
+        raise ValueError(f"{root}: no such folder of records")
     groups: dict[str, list[tuple[Path, dict]]] = {}
     for folder, record in find_records(root):
-        if record["data"]["official"]:
+        if record["data"]["official"] and record["recipe"]["name"] != PROFILE_RECIPES["quick"]:
             groups.setdefault(record["recipe"]["name"], []).append((folder, record))
+    for runs in groups.values():
+        _check_group(runs)
     lines = [
         "| recipe | seeds | PrivateTest accuracy, % (95 %) | each seed | balanced | macro F1 | ECE "
         "| clean accuracy (n) | with flip TTA | PublicTest | parameters | minutes | records |",
@@ -26,6 +31,16 @@ def results_table(root: str | Path) -> str:
     for name, runs in groups.items():
         lines.append(_row(name, runs))
     return "\n".join(lines)
+
+
+def _check_group(runs: list[tuple[Path, dict]]) -> None:
+    """ValueError unless runs of one name are one recipe, with a seed each."""
+    where = ", ".join(str(folder) for folder, _ in runs)
+    recipes = [record["recipe"] for _, record in runs]
+    if any(recipe | {"seed": 0} != recipes[0] | {"seed": 0} for recipe in recipes):
+        raise ValueError(f"{where} share a recipe's name and differ in the recipe; rename one")
+    if len({recipe["seed"] for recipe in recipes}) < len(recipes):
+        raise ValueError(f"{where} repeat a seed; a mean over seeds takes each once")
 
 
 def _row(name: str, runs: list[tuple[Path, dict]]) -> str:

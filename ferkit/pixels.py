@@ -43,7 +43,7 @@ def parse(file: BinaryIO, name: str) -> Table:
     Windows line ends, a byte-order mark, blanks around fields and blank lines are read; anything else raises
     DataError with `name`, the line and the remedy.
     """
-    columns = _header(file.readline(), name)
+    columns = _header(file.readline(1 << 12), name)
     images, labels, usages = [], [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         blocks = ((block, line, columns, name) for block, line in _blocks(file, name))
@@ -78,7 +78,9 @@ def _header(line: bytes, name: str) -> list[str]:
         )
     columns = [column.strip().strip('"').strip().lower() for column in text.split(",")]
     if "pixels" not in columns or set(columns) - set(COLUMNS) or len(set(columns)) < len(columns):
-        raise DataError(f"{name}, line 1: columns {columns[:6]}; expected emotion, pixels and Usage (pixels at least)")
+        raise DataError(
+            f"{name}, line 1: columns {[c[:20] for c in columns[:4]]}; expected emotion, pixels, Usage or pixels alone"
+        )
     return columns
 
 
@@ -149,7 +151,7 @@ def _numbers(text: np.ndarray, ends: np.ndarray, pixels: slice, n_tokens: int) -
     units, tens, hundreds = (digits[k:].take(ends).reshape(-1, n_tokens)[:, pixels] for k in (2, 1, 0))
     has_tens = tens < 10
     has_hundreds = has_tens & (hundreds < 10)
-    length = np.diff(ends, prepend=-1).astype(np.uint8).reshape(-1, n_tokens)[:, pixels]
+    length = np.minimum(np.diff(ends, prepend=-1), 9).astype(np.uint8).reshape(-1, n_tokens)[:, pixels]
     if (units > 9).any() or (1 + has_tens + has_hundreds.view(np.uint8) != length - np.uint8(1)).any():
         return None
     below = units + np.uint8(10) * tens * has_tens
@@ -199,7 +201,7 @@ def _pixels(field: bytes, place: str, remedy: str) -> list[int]:
     words = field.split()
     if len(words) != N_PIXELS:
         raise DataError(f"{place}: {len(words)} pixels, expected {SIDE}x{SIDE} = {N_PIXELS}; {remedy}")
-    bad = next((word for word in words if not (word.isdigit() and int(word) <= 255)), None)
+    bad = next((word for word in words if not (word.isdigit() and int(word[:9]) <= 255)), None)
     if bad is not None:
         raise DataError(f"{place}: pixel {bad[:20].decode('utf-8', 'replace')!r} is not a number in 0..255; {remedy}")
     return [int(word) for word in words]
@@ -208,7 +210,7 @@ def _pixels(field: bytes, place: str, remedy: str) -> list[int]:
 def _label(field: bytes | None, place: str, remedy: str) -> int:
     if field is None:
         return UNLABELLED
-    if not (field.isdigit() and int(field) < len(CLASSES)):
+    if not (field.isdigit() and int(field[:9]) < len(CLASSES)):
         text = field[:20].decode("utf-8", "replace")
         raise DataError(f"{place}: emotion {text!r} is not a label in 0..{len(CLASSES) - 1}; {remedy}")
     return int(field)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ferkit.augment import POLICIES, augment
 from ferkit.faces import Faces
-from ferkit.labels import COLOURS, FERPLUS_CLASSES, USAGES, ferplus_targets
+from ferkit.labels import COLOURS, FERPLUS_CLASSES, FERPLUS_TO_FER, USAGES, ferplus_targets
 from ferkit.metrics import N_BINS, softmax
 
 
@@ -132,7 +132,10 @@ def ferplus_confusion(faces: Faces) -> Figure:
     counts = np.zeros((len(faces.classes), len(FERPLUS_CLASSES)), int)
     np.add.at(counts, (faces.labels.numpy()[keep], targets[keep].argmax(1)), 1)
     figure, axes = _figure(size=(7, 4.6))
-    _heatmap(axes[0, 0], counts / np.maximum(counts.sum(1, keepdims=True), 1), counts, faces.classes, FERPLUS_CLASSES)
+    order = [FERPLUS_TO_FER.index(label) for label in range(len(faces.classes))]  # agreement on the diagonal
+    order += [FERPLUS_TO_FER.index(None)]
+    counts, columns = counts[:, order], tuple(FERPLUS_CLASSES[i] for i in order)
+    _heatmap(axes[0, 0], counts / np.maximum(counts.sum(1, keepdims=True), 1), counts, faces.classes, columns)
     axes[0, 0].set(xlabel="FER+ majority", ylabel="FER2013 label", title=f"Two labellings of {keep.sum():,} faces")
     return figure
 

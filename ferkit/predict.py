@@ -9,16 +9,20 @@ from torch import Tensor, nn
 from ferkit import DataError
 from ferkit.models import InputSpec
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 VIEWS = ("none", "flip")  # test-time augmentation: views whose logits are averaged
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name; auto takes CUDA, then MPS, then the CPU."""
+    """The device of one of those names, ValueError if it is not there; auto takes CUDA, then MPS, then the CPU."""
+    if name not in DEVICES:
+        raise ValueError(f"unknown device {name!r}; choose from {list(DEVICES)}")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name, True):
+        raise ValueError(f"no {name} device here; use --device auto")
     if name != "auto":
         return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device(next(device for device in ("cuda", "mps", "cpu") if available[device]))
 
 
 def prepare(images: Tensor, spec: InputSpec) -> Tensor:

@@ -1,8 +1,6 @@
 """Recipe: everything that decides a training run, in one frozen dataclass, and the recipes that have a name."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from ferkit.augment import get_policy
 
@@ -38,6 +36,8 @@ class Recipe:
         for name, low, high in (("lr", 0, 100), ("ema", 0, 1), ("label_smoothing", 0, 1), ("momentum", 0, 1)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 (batch norm), got {self.batch_size}")
 
@@ -56,11 +56,6 @@ class Recipe:
     @property
     def run_name(self) -> str:
         return f"{self.name}-s{self.seed}"
-
-    @property
-    def fingerprint(self) -> str:
-        """8 hex digits that change with any field."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
 
 
 RECIPES = {

@@ -82,7 +82,8 @@ def measure(folder: str | Path) -> dict:
     for usage in JUDGED:
         values, labels, clean = (arrays[f"{usage}_{k}"] for k in ("logits", "labels", "clean"))
         metrics[usage] = evaluate(values, labels, classes)
-        metrics[f"{usage} clean"] = evaluate(values[clean], labels[clean], classes)
+        if clean.any():
+            metrics[f"{usage} clean"] = evaluate(values[clean], labels[clean], classes)
         metrics[f"{usage} flip TTA"] = evaluate(arrays[f"{usage}_logits_flip"], labels, classes)
     return metrics
 

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -23,7 +23,7 @@ from ferkit import DataError
 from ferkit.atomic import whole_file
 from ferkit.labels import OFFICIAL_COUNTS, USAGES, VOTES, class_index
 from ferkit.pixels import AGAIN, SIDE, Table, parse
-from ferkit.trees import ARCHIVES, Tree, beside, open_archive, open_tree
+from ferkit.trees import ARCHIVES, Tree, beside, files_below, open_archive, open_tree
 
 KAGGLE_INPUT = Path("/kaggle/input")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -32,20 +32,34 @@ FOLDERS = {  # name of a top folder -> split; None: the file names tell
     "train": "Training", "training": "Training", "test": None, "val": "PublicTest", "valid": "PublicTest",
     "validation": "PublicTest", "publictest": "PublicTest", "privatetest": "PrivateTest",
 }  # fmt: skip
-CACHE_VERSION = "1"
+CACHE_VERSION = "2"
+N_OFFICIAL = sum(map(sum, OFFICIAL_COUNTS))
+FERPLUS_NAMES_MD5 = (
+    "b6dd84ab09a4845d936211a7737310d4"  # of the picture names of fer2013new.csv: its rows, in their order
+)
 
 
 def locate(path: str | Path | None = None) -> tuple[Path | None, str]:
     """Where the data is and why: path, else $FERKIT_DATA, else a Kaggle input, else None (the embedded faces)."""
     if path:
-        return Path(path).expanduser(), f"--data {path}"
+        return Path(os.path.expanduser(path)), f"--data {path}"
     if os.environ.get("FERKIT_DATA"):
-        return Path(os.environ["FERKIT_DATA"]).expanduser(), "$FERKIT_DATA"
+        return Path(os.path.expanduser(os.environ["FERKIT_DATA"])), "$FERKIT_DATA"
     if KAGGLE_INPUT.is_dir():
         for root, folders, files in os.walk(KAGGLE_INPUT):
-            if {"fer2013.csv", "icml_face_data.csv"} & set(files) or {"train", "test"} <= set(folders):
+            if _is_fer2013(Path(root), folders, files):
                 return Path(root), f"found in {KAGGLE_INPUT}"
     return None, "no --data, no $FERKIT_DATA, no Kaggle input: the embedded faces, drawn by ferkit.synthetic"
+
+
+def _is_fer2013(root: Path, folders: list[str], files: list[str]) -> bool:
+    """Whether a folder of the Kaggle input is one of our layouts; other data sets have a train.csv as well."""
+    if {"fer2013.csv", "icml_face_data.csv"} & set(files) or {"train", "test"} <= set(folders):
+        return True
+    if "train.csv" in files:
+        with open(root / "train.csv", "rb") as file:
+            return b"pixels" in file.readline(1000)
+    return any(name.endswith(ARCHIVES) and ("fer2013" in name or "facial" in name) for name in map(str.lower, files))
 
 
 # --- which layout that is ---
@@ -59,7 +73,7 @@ def detect(names: list[str]) -> tuple[str, list[str]]:
         by_base.setdefault(PurePosixPath(name).name.lower(), []).append(name)
     for base in ("fer2013.csv", "icml_face_data.csv"):
         if base in by_base:
-            return "csv", by_base[base][:1]
+            return "csv", by_base[base]
     if "train.csv" in by_base:
         return "challenge", by_base["train.csv"][:1] + by_base.get("test.csv", [])[:1]
     pictures = [n for n in names if n.lower().endswith(PICTURES) and _split_folder(n)]
@@ -112,20 +126,26 @@ def read_tree(tree: Tree) -> Raw:
     votes = next((n for n in tree.names if PurePosixPath(n).name == VOTES_FILE), None)
     if votes is None or raw.votes is not None:
         return raw
+    outside = tree.root.is_file() and (tree.root.parent / votes).is_file()  # beside an archive, not in it
+    place = str((tree.root.parent if outside else tree.root) / votes)
     with tree.open(votes) as file:
-        return Raw(**(raw.__dict__ | {"votes": join_votes(file, str(tree.root / votes), raw.usage, raw.rows)}))
+        return replace(raw, votes=join_votes(file, place, raw.usage, raw.rows))
 
 
 def _read_csv(tree: Tree, layout: str, names: list[str]) -> Raw:
+    if layout == "csv" and len(names) > 1:
+        raise DataError(f"{tree.root}: {len(names)} candidates, {', '.join(names[:3])}; name one of them with --data")
     tables = []
     for name in names:
         with tree.open(name) as file:
             tables.append(parse(file, str(tree.root / name)))
     usages = [table.usage for table in tables]
-    if layout == "challenge" and usages[0] is None:
-        usages = [np.zeros(len(tables[0].images), np.uint8)] + [_halves(table) for table in tables[1:]]
-    if any(usage is None for usage in usages):
-        raise DataError(f"{tree.root / names[0]}, line 1: no Usage column, so the splits are unknown; use fer2013.csv")
+    if layout == "challenge":
+        halves = [np.zeros(len(tables[0].images), np.uint8), *(_halves(table) for table in tables[1:])]
+        usages = [half if usage is None else usage for usage, half in zip(usages, halves, strict=True)]
+    for name, usage in zip(names, usages, strict=True):
+        if usage is None:
+            raise DataError(f"{tree.root / name}, line 1: no Usage column, so the splits are unknown; use fer2013.csv")
     images, labels = (np.concatenate([getattr(t, k) for t in tables]) if tables[1:] else getattr(tables[0], k)
                       for k in ("images", "labels"))  # fmt: skip
     return Raw(layout, images, labels, np.concatenate(usages), np.arange(len(images)))
@@ -205,21 +225,26 @@ def join_votes(file: BinaryIO, name: str, usage: np.ndarray, rows: np.ndarray) -
     """FER+ votes uint8 (N, 10) for faces with these splits and rows; DataError where the two files do not match."""
     if len(rows) and rows.min() < 0:
         raise DataError(f"{name}: the pictures' names carry no row numbers to join votes by; use fer2013.csv instead")
-    reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""))
+    reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline=""))
     header = [column.strip() for column in next(reader, [])]
     if header[:1] != ["Usage"] or tuple(header[2:]) != VOTES:
         raise DataError(
             f"{name}, line 1: columns {header[:4]}; expected Usage, Image name and the ten of FER+; {AGAIN}"
         )
-    lines = list(reader)
+    try:
+        lines = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{name}: not a text file of votes ({error}); {AGAIN}") from None
     if len(lines) != len(rows):
         raise DataError(f"{name}: {len(lines)} rows of votes for {len(rows)} faces; both files must be complete")
+    names = hashlib.md5("\n".join(line[1] if len(line) > 1 else "" for line in lines).encode()).hexdigest()
+    if len(lines) == N_OFFICIAL and names != FERPLUS_NAMES_MD5:
+        raise DataError(f"{name}: its rows are not in the order of microsoft/FERPlus; {AGAIN}")
     votes = np.empty((len(lines), len(VOTES)), np.uint8)
     for i, line in enumerate(lines):
-        try:
-            votes[i] = [int(value) for value in line[2:]]
-        except (ValueError, OverflowError) as error:
-            raise DataError(f"{name}, line {i + 2}: not ten numbers of votes ({error}); {AGAIN}") from None
+        if len(line) != 2 + len(VOTES) or not all(value.isdecimal() and int(value[:4]) <= 10 for value in line[2:]):
+            raise DataError(f"{name}, line {i + 2}: not ten numbers of votes in 0..10; {AGAIN}")
+        votes[i] = [int(value) for value in line[2:]]
     by_row = usage[rows.argsort()]
     for i, line in enumerate(lines):
         if line[0] != USAGES[by_row[i]]:
@@ -240,12 +265,12 @@ def cache_folder() -> Path:
 
 def cache_key(path: Path) -> str:
     """Changes with the content of a source: names, sizes and times of its files, and 64 samples of each large one."""
-    files = [path] if path.is_file() else [Path(r) / f for r, _, found in os.walk(path) for f in found]
-    files += beside(path)
+    files = [path, *beside(path)] if path.is_file() else files_below(path)
     digest = hashlib.blake2b(CACHE_VERSION.encode(), digest_size=16)
+    folder = path.parent if path.is_file() else path
     for file in sorted(files):
         stat = file.stat()
-        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        digest.update(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}".encode())
         if stat.st_size > 1 << 20:
             with open(file, "rb", 0) as handle:
                 for i in range(64):
@@ -313,6 +338,6 @@ def load(path: str | Path | None = None, *, cache: bool = True, say: Callable[[s
     faces = Faces(**parts, name="fer2013")
     if not faces.is_official:
         faces = Faces(**parts, name="custom")
-    official = "" if faces.is_official else f"; NOT the official FER2013 of {sum(map(sum, OFFICIAL_COUNTS)):,} images"
+    official = "" if faces.is_official else f"; NOT the official FER2013 of {N_OFFICIAL:,} images"
     say(f"data: {where} ({why}), {raw.layout}{' from the cache' if cached else ''}, {len(faces):,} faces{official}")
     return faces

@@ -174,9 +174,7 @@ def _train(recipe: Recipe, training: Faces, public: Faces, folder: Path, state: 
         start, cpu = time.perf_counter(), time.process_time()
         loss = _train_epoch(recipe, training, state, lambda loss: bar.set_postfix(loss=f"{loss:.3f}", refresh=False))
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr. last.pt is the epoch before"
-            )
+            raise FloatingPointError(f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr, in another folder")
         accuracy = (logits(state.ema, public.images).argmax(1) == public.labels.cpu()).float().mean().item()
         if accuracy > state.best:
             state.best, state.best_epoch = accuracy, epoch

@@ -1,5 +1,6 @@
 """What a path holds, a folder, an archive or one file, as names that can be opened; nothing is unpacked to disk."""
 
+import lzma
 import os
 import re
 import tarfile
@@ -15,6 +16,8 @@ from ferkit import DataError
 from ferkit.pixels import AGAIN
 
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+# RuntimeError: a password, or a compression that Python does not know
+ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 BESIDE = ("test.csv", "fer2013new.csv")  # files that belong to a file given alone, when they lie beside it
 
 
@@ -46,13 +49,28 @@ def _open_alone(path: Path) -> Iterator[Tree]:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a FER2013 file, folder or archive with --data")
     if path.is_dir():
-        files = (Path(root) / name for root, _, found in os.walk(path) for name in found)
-        yield Tree(path, sorted(f.relative_to(path).as_posix() for f in files), lambda name: (path / name).open("rb"))
+        names = sorted(file.relative_to(path).as_posix() for file in files_below(path))
+        yield Tree(path, names, lambda name: (path / name).open("rb"))
     elif path.name.lower().endswith(ARCHIVES):
         with open(path, "rb") as file, open_archive(file, path) as tree:
             yield tree
+    elif not path.name.lower().endswith(".csv"):
+        raise DataError(f"{path}: neither a folder, nor a .csv, nor one of {', '.join(ARCHIVES)}")
     else:
         yield Tree(path.parent, [path.name], lambda name: (path.parent / name).open("rb"))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder, links followed, each real folder once; what a broken link points to is none."""
+    files, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        files += [path for path in (Path(root) / name for name in names) if path.is_file()]
+    return files
 
 
 def beside(path: Path) -> list[Path]:
@@ -75,10 +93,10 @@ def open_archive(file: BinaryIO, root: Path) -> Iterator[Tree]:
                 members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
                 _safe([member.name for member in archive], name)
                 yield Tree(root, list(members), lambda n: archive.extractfile(members[n]))
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except ARCHIVE_ERRORS as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the archive
             raise
-        raise DataError(f"{name}: damaged or truncated archive ({error}); {AGAIN}") from error
+        raise DataError(f"{name}: damaged, truncated or locked archive ({error}); {AGAIN}") from error
 
 
 def _safe(names: list[str], archive: str) -> list[str]:

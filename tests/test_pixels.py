@@ -48,7 +48,7 @@ BROKEN = {
     "empty": (lambda d: b"", "faces.csv: the file is empty; download"),
     "only a header": (lambda d: d.split(b"\n")[0] + b"\n", "a header and no rows"),
     "login page": (lambda d: b"<!DOCTYPE html><html><body>Sign in</body>", "a web page, not a CSV.*login page"),
-    "column names": (lambda d: d.replace(b"pixels", b"data", 1), "line 1: columns.*expected emotion, pixels and Usage"),
+    "column names": (lambda d: d.replace(b"pixels", b"data", 1), "line 1: columns.*expected emotion, pixels, Usage"),
     "truncated": (lambda d: d[:-3000], "line 4: .*ends in the middle of this line; download"),
     "a pixel missing": (lambda d: d.replace(b",0 9 255 ", b",0 9 "), "line 2: 2303 pixels, expected 48x48 = 2304"),
     "a pixel of 256": (
@@ -57,6 +57,9 @@ BROKEN = {
     ),
     "a pixel of 999": (lambda d: d.replace(b",0 9 255 ", b",0 9 999 "), "line 2: pixel '999'"),
     "four digits": (lambda d: d.replace(b",0 9 255 ", b",0 9 1000 "), "line 2: pixel '1000'"),
+    "a long number": (lambda d: d.replace(b",0 9 255 ", b",0 9 " + b"9" * 5000 + b" "), "line 2: pixel '9999"),
+    "a length that wraps": (lambda d: d.replace(b",0 9 255 ", b",0 9 " + b"9" * 256 + b"255 "), "line 2: pixel '9999"),
+    "letters, then a digit": (lambda d: d.replace(b",0 9 255 ", b",0 9 " + b"x" * 256 + b"5 "), "line 2: pixel 'xxx"),
     "no number": (lambda d: d.replace(b",0 9 255 ", b",0 9 x5 "), "line 2: pixel 'x5'"),
     "negative": (lambda d: d.replace(b",0 9 255 ", b",0 -9 255 "), "line 2: pixel '-9'"),
     "label": (lambda d: d.replace(b"\n1,", b"\n7,"), r"line 3: emotion '7' is not a label in 0\.\.6"),

@@ -50,3 +50,8 @@ def test_pictures_are_cropped_square_and_grey(tmp_path):
 
 def test_devices():
     assert pick_device("cpu").type == "cpu" and pick_device().type in ("cpu", "cuda", "mps")
+    with pytest.raises(ValueError, match="unknown device 'gpu'.*cuda"):
+        pick_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no cuda device here"):
+            pick_device("cuda")

@@ -1,4 +1,5 @@
 import io
+import shutil
 import tarfile
 import zipfile
 
@@ -89,6 +90,7 @@ def test_ferplus_votes_are_joined_by_row(sample, tmp_path, layout):
 BROKEN_VOTES = {
     "a row missing": (lambda t: t.rsplit("\n", 2)[0] + "\n", "41 rows of votes for 42 faces"),
     "another order": (lambda t: t.replace("Training", "PublicTest", 1), "line 2: Usage 'PublicTest', the face"),
+    "a truncated row": (lambda t: t.rstrip().rsplit(",", 4)[0] + "\n", "line 43: not ten numbers"),
     "no number": (lambda t: t.replace("fer0000003.png,", "fer0000003.png,x"), "line 5: not ten numbers"),
     "columns": (lambda t: t.replace("contempt", "scorn"), "line 1: columns"),
 }
@@ -133,7 +135,7 @@ def test_broken_folders_and_archives(sample, tmp_path):
     refuse(archive, "fer2013.tar.gz.*(damaged|truncated|cannot be read on).*download")
     archive = layout_zip(sample, tmp_path)
     archive.write_bytes(archive.read_bytes()[:-100])
-    refuse(archive, "faces.zip: damaged or truncated archive")
+    refuse(archive, "faces.zip: damaged, truncated or locked archive")
     for name in ("../fer2013.csv", "/etc/fer2013.csv", "a/../../fer2013.csv", "..\\fer2013.csv"):
         with zipfile.ZipFile(tmp_path / "climbs.zip", "w") as file:
             file.writestr(name, "emotion,pixels,Usage\n")
@@ -141,6 +143,35 @@ def test_broken_folders_and_archives(sample, tmp_path):
     with tarfile.open(tmp_path / "climbs.tar", "w") as file:
         file.addfile(tarfile.TarInfo("../fer2013.csv"), io.BytesIO(b""))
     refuse(tmp_path / "climbs.tar", "climbs out")
+    (tmp_path / "faces.txt").write_text("x")
+    refuse(tmp_path / "faces.txt", "faces.txt: neither a folder, nor a .csv, nor")
+
+
+def test_two_candidates_are_not_guessed_between(sample, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        sample.csv(tmp_path / name / "fer2013.csv")
+    with pytest.raises(DataError, match="2 candidates, a/fer2013.csv, b/fer2013.csv; name one"):
+        sources.read(tmp_path)
+
+
+def test_links_are_followed_and_broken_ones_ignored(sample, tmp_path):
+    real = sample.folders(tmp_path / "real")
+    (tmp_path / "linked").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "linked" / split).symlink_to(real / split)
+    (tmp_path / "linked" / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "linked" / "loop").symlink_to(tmp_path / "linked")
+    assert len(sources.read(tmp_path / "linked")[0].images) == 42
+
+
+def test_a_renamed_class_folder_is_not_read_from_the_cache(sample, tmp_path):
+    root = sample.folders(tmp_path)
+    before = sources.read(root)[0].labels
+    for split in ("train", "test"):
+        shutil.rmtree(root / split / "fear")
+        (root / split / "happy").rename(root / split / "fear")
+    assert (before == 3).any() and not (sources.read(root)[0].labels == 3).any()
 
 
 def test_wrong_picture_size(sample, tmp_path):

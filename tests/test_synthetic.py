@@ -3,10 +3,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from ferkit import records, synthetic
+from ferkit import synthetic
 from ferkit.drawing import UNITS
 from ferkit.labels import CLASSES, ferplus_targets
-from ferkit.recipe import get_recipe
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +64,6 @@ def test_a_linear_model_on_pixels_is_far_from_the_labels():
     model = LogisticRegression(max_iter=1000, tol=0.01, C=0.01)
     model.fit(training.images.flatten(1) / 255, training.labels)
     assert model.score(test.images.flatten(1) / 255, test.labels) < 0.65
-
-
-def test_a_small_network_reads_the_faces_but_not_their_noise(tmp_path):
-    recipe = get_recipe("quick", precision="float32")
-    metrics = records.run(recipe, synthetic.embedded_faces(), tmp_path)["metrics"]
-    accuracy = (metrics["PublicTest"]["accuracy"]["value"] + metrics["PrivateTest"]["accuracy"]["value"]) / 2
-    assert 0.85 < accuracy < 0.99
 
 
 def test_too_few_faces():

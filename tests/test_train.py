@@ -148,6 +148,7 @@ def test_schedule_and_sides():
         ({"precision": "half"}, "unknown precision"),
         ({"ema": 1.5}, r"ema must be in \[0, 1\]"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"seed": -1}, "seed must not be negative"),
     ],
 )
 def test_recipes_are_validated_when_made(changes, message):
@@ -159,4 +160,3 @@ def test_recipes_are_validated_when_made(changes, message):
 
 def test_recipes_survive_json():
     assert Recipe(**json.loads(json.dumps(TINY.__dict__))) == TINY
-    assert TINY.fingerprint != get_recipe("quick").fingerprint
