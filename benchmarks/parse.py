@@ -47,7 +47,7 @@ def ferkit_cached(path: Path) -> int:
 def torchvision(path: Path) -> int:
     from torchvision.datasets import FER2013, fer2013
 
-    fer2013.check_integrity = lambda *arguments: True
+    fer2013.check_integrity = lambda *_, **__: True
     with tempfile.TemporaryDirectory() as root:
         (Path(root) / "fer2013").mkdir()
         (Path(root) / "fer2013" / "fer2013.csv").symlink_to(path.resolve())
