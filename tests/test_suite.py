@@ -21,7 +21,7 @@ def test_notebooks_keep_the_house_style(path):
     assert all(len(cell["source"]) <= 25 for cell in code)
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
     text = "".join("".join(cell["source"]) for cell in notebook["cells"])
-    assert not re.search(r"!pip|%pip|/home/|/work/|/root/", text)
+    assert not re.search(r"!pip|%pip|(?<![\w./:<])/\w+/", text)
     titles = [line for cell in prose for line in cell["source"] if line.startswith("#")]
     assert titles[0].startswith(f"# {path.name[:2]} ") and "**In one sentence:**" in text
     wanted = ["## What you need\n", "## What we learned", "## Where to go next\n"]
