@@ -16,6 +16,7 @@ class Policy:
     """How far each transform may go; zero switches it off. Ranges are symmetric unless said."""
 
     flip: float = 0.0  # probability of a mirror image
+    vertical: float = 0.0  # probability of standing on the head, which one paper trains with
     rotate: float = 0.0  # degrees
     scale: float = 0.0  # factor 1 - scale .. 1 + scale
     shift: float = 0.0  # fraction of the side, each axis
@@ -43,6 +44,12 @@ POLICIES = {
         flip=0.5, rotate=20, scale=0.2, shift=0.1, shear=10, brightness=0.15, contrast=0.3, gamma=0.3,
         noise=0.05, erase=0.5, mixup=0.2, cutmix=0.5,
     ),
+    # What the papers did, as far as one resample can say it (ResEmoteNet: flip). Crops became shifts and scales.
+    "patt_lite": Policy(flip=0.5, contrast=0.3),
+    "residual_masking": Policy(flip=0.5, rotate=30),
+    "emonext": Policy(flip=0.5, vertical=0.5, rotate=20, scale=0.05, shift=0.025),
+    "vgg_fer": Policy(flip=0.5, rotate=10, scale=0.2, shift=0.2, erase=0.5),
+    "resnet18_fer": Policy(flip=0.5, shift=0.08, mixup=1.0),
 }  # fmt: skip
 
 
@@ -75,6 +82,8 @@ def augment(images: Tensor, policy: Policy, generator: Generator, size: int | No
         x = warp(x, affine_matrix(angle, scale, shift, shear, flip), size)
     elif policy.flip:
         x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+    if policy.vertical:
+        x = torch.where((uniform(0, 1) < policy.vertical)[:, None, None, None], x.flip(-2), x)
     x = _photometric(x, policy, symmetric)
     if policy.noise:
         sigma = uniform(0, policy.noise).view(-1, 1, 1, 1)

@@ -35,16 +35,29 @@ def _data_commands(commands) -> None:
     fetch.add_argument("--to", default="data", metavar="FOLDER", help="(default: data)")
     fetch.set_defaults(run=data_download)
 
-    models = commands.add_parser("models", help="the registered models")
+    models = commands.add_parser("models", help="the models: input, parameters, GFLOPs, recipes")
+    models.add_argument("names", nargs="*", metavar="NAME", help="for example timm:vit_tiny_patch16_224 (default: all)")
     models.set_defaults(run=show_models)
 
 
 def _run_commands(commands) -> None:
     train = commands.add_parser("train", help="train a named recipe and measure it; continues an interrupted run")
-    train.add_argument("--recipe", default="compact", help="a name from recipe.py (default: compact)")
+    train.add_argument("--model", default="compact", help="a name that ferkit models lists (default: compact)")
+    train.add_argument("--recipe", default="house", help="house, paper, cpu or quick (default: house)")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="a field of the recipe, for example lr=0.05 or options.width=48; may be repeated",
+    )
+    train.add_argument("--weights", metavar="PATH", help="start from this file: ImageNet weights, or a run's own")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
-    train.add_argument("--out", metavar="FOLDER", help="run folder (default: runs/<data>/<recipe>-s<seed>)")
+    train.add_argument(
+        "--out", metavar="FOLDER", help="run folder (default: below runs/<data>, named by recipe and seed)"
+    )
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     train.set_defaults(run=train_recipe)
 
@@ -93,26 +106,45 @@ def data_download(arguments: argparse.Namespace) -> None:
 
 
 def show_models(arguments: argparse.Namespace) -> None:
-    from ferkit.models import create_model, list_models
+    import torch
 
-    print(f"{'model':<20}{'parameters':>14}  input")
-    for name in list_models():
-        model = create_model(name)
-        spec = model.input_spec
-        parameters = sum(p.numel() for p in model.parameters())
-        print(f"{name:<20}{parameters:>14,}  {spec.channels}x{spec.size}x{spec.size}")
+    from ferkit.models import create_model, list_models
+    from ferkit.models.outline import cost
+    from ferkit.recipes import kinds
+
+    print(f"{'model':<32}{'input':<12}{'parameters':>12}{'GFLOPs':>9}  recipes   (GFLOPs: a multiply-add is two)")
+    for name in arguments.names or list_models():
+        with torch.device("meta"):  # shapes only
+            model = create_model(name)
+        spec, (parameters, gflops) = model.input_spec, cost(model)
+        size = f"{spec.channels}x{spec.size}x{spec.size}"
+        print(f"{name:<32}{size:<12}{parameters:>12,}{gflops:>9.2f}  {', '.join(kinds(name))}")
 
 
 def train_recipe(arguments: argparse.Namespace) -> None:
     from ferkit import records, sources
-    from ferkit.recipe import get_recipe
+    from ferkit.recipes import get_recipe
 
-    recipe = get_recipe(arguments.recipe, seed=arguments.seed)
+    recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **_changes(arguments.changes))
     faces = sources.load(arguments.data)
     folder = Path(arguments.out or records.run_folder(recipe, faces))
-    record = records.run(recipe, faces, folder, arguments.device)
+    record = records.run(recipe, faces, folder, arguments.device, arguments.weights)
     print(records.summary(record))
     print(f"in {folder}")
+
+
+def _changes(given: list[str]) -> dict:
+    """["lr=0.05", "options.width=48"] -> {"lr": 0.05, "options": {"width": 48}}."""
+    changes: dict = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set wants KEY=VALUE, got {text!r}")
+        if key.startswith("options."):
+            changes.setdefault("options", {})[key.removeprefix("options.")] = _literal(value)
+        else:
+            changes[key] = _literal(value)
+    return changes
 
 
 def evaluate_runs(arguments: argparse.Namespace) -> None:
@@ -132,7 +164,7 @@ def evaluate_runs(arguments: argparse.Namespace) -> None:
 
 def predict_pictures(arguments: argparse.Namespace) -> None:
     from ferkit.predict import logits, read_picture
-    from ferkit.train import load_weights
+    from ferkit.weights import load_weights
 
     model, _, classes = load_weights(Path(arguments.folder) / "best.safetensors")
     for path in arguments.pictures:

@@ -1,17 +1,23 @@
 """The results table, from records: a row a recipe, its seeds averaged, with an interval and links."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from ferkit.atomic import whole_file
+from ferkit.audit import INDEPENDENT
 from ferkit.metrics import N_RESAMPLES, stratified
-from ferkit.recipe import PROFILE_RECIPES
 from ferkit.records import find_records, interval, load_logits, project_root
+
+QUICK = re.compile(r"-quick(\+|$)")  # recipes that are no result
 
 
 def results_table(root: str | Path) -> str:
-    """The records below root as a Markdown table, a row a recipe; runs on anything but the official data stay out.
+    """The records below root as a Markdown table, a row a recipe; quick runs and other data stay out.
+
+    Raises ValueError for a model whose logits depend on the rest of the batch, and for records that do not belong
+    together.
 
     Values are means over seeds; the accuracy's interval is a stratified bootstrap over the images of that mean.
     """
@@ -19,18 +25,26 @@ def results_table(root: str | Path) -> str:
         raise ValueError(f"{root}: no such folder of records")
     groups: dict[str, list[tuple[Path, dict]]] = {}
     for folder, record in find_records(root):
-        if record["data"]["official"] and record["recipe"]["name"] != PROFILE_RECIPES["quick"]:
+        if record["data"]["official"] and not QUICK.search(record["recipe"]["name"]):
+            _check_independence(folder, record)
             groups.setdefault(record["recipe"]["name"], []).append((folder, record))
     for runs in groups.values():
         _check_group(runs)
     lines = [
         "| recipe | seeds | PrivateTest accuracy, % (95 %) | each seed | balanced | macro F1 | ECE "
-        "| clean accuracy (n) | with flip TTA | PublicTest | parameters | minutes | records |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| clean accuracy (n) | with flip TTA | PublicTest | outside data | parameters | minutes | records |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in groups.items():
         lines.append(_row(name, runs))
     return "\n".join(lines)
+
+
+def _check_independence(folder: Path, record: dict) -> None:
+    value = record.get("batch_independence")
+    if value is None or value >= INDEPENDENT:
+        told = "has no certificate of batch independence" if value is None else f"moves by {value:.1%} with its batch"
+        raise ValueError(f"{folder}: {record['recipe']['model']} {told}; that is no result, take it out of the table")
 
 
 def _check_group(runs: list[tuple[Path, dict]]) -> None:
@@ -54,6 +68,7 @@ def _row(name: str, runs: list[tuple[Path, dict]]) -> str:
     cells += [mean("PrivateTest", headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
     cells += [f"{mean('PrivateTest clean', 'accuracy')} ({metrics[0]['PrivateTest clean']['n']:,})"]
     cells += [mean("PrivateTest flip TTA", "accuracy"), mean("PublicTest", "accuracy")]
+    cells += [" ".join(runs[0][1]["start"].values()) or "none"]
     cells += [f"{runs[0][1]['parameters']:,}", f"{np.mean([r['seconds']['training'] for _, r in runs]) / 60:.0f}"]
     cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in runs)]
     return f"| {' | '.join(cells)} |"

@@ -35,18 +35,20 @@ def prepare(images: Tensor, spec: InputSpec) -> Tensor:
 
 @torch.inference_mode()
 def logits(model: nn.Module, images: Tensor, *, tta: str = "none", batch_size: int = 512) -> Tensor:
-    """Logits float32 (N, n_classes), on the CPU, of uint8 (N, H, W) faces of any size, in evaluation mode and float32.
+    """Logits float32 (N, n_classes), on the CPU, of uint8 (N, H, W) faces of any size, in evaluation mode.
+
+    Computed in the precision of the model's parameters, which is float32 unless a caller changed it.
 
     tta "flip" averages the logits of a face and of its mirror image. The model's training mode is restored.
     Raises ValueError for an unknown tta.
     """
     if tta not in VIEWS:
         raise ValueError(f"unknown test-time augmentation {tta!r}; choose from {list(VIEWS)}")
-    device, training = next(model.parameters()).device, model.training
+    first, training = next(model.parameters()), model.training
     model.eval()
     parts = []
     for batch in images.split(batch_size):
-        x = prepare(batch.to(device), model.input_spec)
+        x = prepare(batch.to(first.device), model.input_spec).to(first.dtype)
         out = model(x) if tta == "none" else (model(x) + model(x.flip(-1))) / 2
         parts.append(out.float().cpu())
     model.train(training)

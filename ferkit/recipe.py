@@ -1,10 +1,15 @@
-"""Recipe: everything that decides a training run, in one frozen dataclass, and the recipes that have a name."""
+"""Recipe: everything that decides a training run, in one frozen dataclass."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ferkit.augment import get_policy
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+OPTIMIZERS = ("nesterov", "sgd", "adam", "adamw", "radam")  # nesterov: SGD with Nesterov momentum
+SCHEDULES = ("cosine", "constant", "plateau")
+
+LIMITS = {"lr": 100, "ema": 1, "label_smoothing": 1, "momentum": 1, "weight_decay": 10, "thaw": 1, "clip": 1e6}
+LIMITS |= dict.fromkeys(("seed", "warmup", "cycle", "patience", "frozen"), 2**31)
 
 
 @dataclass(frozen=True)
@@ -13,17 +18,27 @@ class Recipe:
 
     name: str
     model: str = "compact"
-    options: dict = field(default_factory=dict)  # keyword arguments of the model
+    options: dict = field(default_factory=dict)  # keyword arguments of create_model
     seed: int = 0
     policy: str = "standard"  # a name of augment.POLICIES
     stages: tuple[tuple[int, int], ...] = ((20, 48),)  # (epochs, side in pixels), one after the other
     batch_size: int = 128
-    lr: float = 0.1  # peak, SGD with Nesterov momentum
-    momentum: float = 0.9
+    optimizer: str = "nesterov"
+    lr: float = 0.1  # peak
+    momentum: float = 0.9  # of nesterov and sgd
     weight_decay: float = 5e-4  # on matrices only: norms and biases are left alone
-    warmup: float = 2.0  # epochs of linear rise, then a cosine to zero
+    schedule: str = "cosine"
+    warmup: float = 2.0  # epochs of linear rise
+    cycle: float = 0.0  # epochs after which a cosine starts again at its peak; 0: never
+    plateau: tuple[float, int] = (0.1, 3)  # of that schedule: factor, and epochs without a better PublicTest accuracy
+    patience: int = 0  # stop after so many epochs without a better PublicTest accuracy; 0: never
+    clip: float = 0.0  # largest norm of the whole gradient; 0: any
     label_smoothing: float = 0.1
+    class_weights: bool = False  # losses weighted by the inverse frequency of the class
     ema: float = 0.998  # decay a step of the averaged weights, which are the ones that are judged
+    pretrained: bool = False  # start the trunk from its published ImageNet weights
+    frozen: int = 0  # first epochs in which the trunk stays as it started
+    thaw: float = 1.0  # factor on lr after them
     precision: str = "auto"  # auto: bfloat16 where a short measurement shows that it is faster
 
     def __post_init__(self) -> None:
@@ -31,13 +46,13 @@ class Recipe:
         get_policy(self.policy)
         if not self.stages or any(epochs < 1 or side < 8 for epochs, side in self.stages):
             raise ValueError(f"stages must be (epochs >= 1, side >= 8) pairs, got {self.stages}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; choose from {list(PRECISIONS)}")
-        for name, low, high in (("lr", 0, 100), ("ema", 0, 1), ("label_smoothing", 0, 1), ("momentum", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
+        object.__setattr__(self, "plateau", tuple(self.plateau))
+        for name, choices in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {list(choices)}")
+        for name, high in LIMITS.items():
+            if not 0 <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be in [0, {high}], got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 (batch norm), got {self.batch_size}")
 
@@ -56,24 +71,3 @@ class Recipe:
     @property
     def run_name(self) -> str:
         return f"{self.name}-s{self.seed}"
-
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        # Installation check on the embedded faces: under two minutes on two cores, not a result.
-        Recipe("quick", options={"width": 16}, policy="light", stages=((30, 48),), batch_size=32, ema=0.98),
-        # FER2013 on two CPU cores in about half an hour: a smaller size first buys epochs, full size last uses them.
-        Recipe("compact", stages=((20, 40), (36, 48))),
-    )
-}
-
-
-PROFILE_RECIPES = {"quick": "quick", "cpu": "compact", "full": "compact"}  # what a profile trains as compact
-
-
-def get_recipe(name: str, **changes) -> Recipe:
-    """The named recipe, with fields changed; raises ValueError listing the names."""
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; choose from {sorted(RECIPES)}")
-    return replace(RECIPES[name], **changes)

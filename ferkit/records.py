@@ -18,13 +18,14 @@ import torch
 
 from ferkit import DataError, __version__
 from ferkit.atomic import whole_file
-from ferkit.audit import clean_mask
+from ferkit.audit import BATCH_SIZES, batch_independence, clean_mask
 from ferkit.faces import Faces
 from ferkit.labels import UNLABELLED, USAGES
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.predict import VIEWS, logits, pick_device
 from ferkit.recipe import Recipe
-from ferkit.train import State, fit, load_weights
+from ferkit.train import State, fit
+from ferkit.weights import load_weights
 
 SCHEMA = 1
 JUDGED = ("PublicTest", "PrivateTest")
@@ -32,11 +33,13 @@ SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, n
 LIBRARIES = ("torch", "torchvision", "numpy", "timm")
 
 
-def run(recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto") -> dict:
+def run(
+    recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto", weights: str | Path | None = None
+) -> dict:
     """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
 
-    PrivateTest is read here, once, after training has chosen its weights without it. Raises what train.fit raises,
-    and DataError when a split is missing.
+    PrivateTest is read here, once, after training has chosen its weights without it. `weights` is train.fit's. Raises
+    what train.fit raises, and DataError when a split is missing.
     """
     folder = Path(folder)
     missing = [u for u in USAGES if not len(faces.split(u))]
@@ -47,9 +50,8 @@ def run(recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto") 
         if Recipe(**record["recipe"]) != recipe or record["data"]["fingerprint"] != faces.fingerprint:
             raise DataError(f"{folder} holds the record of another recipe or other data; name another folder")
         return record
-    state = fit(
-        recipe, faces.split("Training"), faces.split("PublicTest"), folder, device=device, source=code_version()
-    )
+    splits = faces.split("Training"), faces.split("PublicTest")
+    state = fit(recipe, *splits, folder, device=device, source=code_version(), weights=weights)
     if not (folder / "logits.npz").exists():
         save_logits(folder, faces, device)
     write_record(folder, recipe, faces, state, device)
@@ -104,6 +106,8 @@ def write_record(folder: Path, recipe: Recipe, faces: Faces, state: State, devic
             "n": {u: len(faces.split(u)) for u in USAGES},
         },
         "parameters": sum(p.numel() for p in state.model.parameters()),
+        "start": state.start,
+        "batch_independence": certificate(folder, faces),
         "selected": {"by": "PublicTest accuracy", "epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
         "machine": describe_machine(device),
         "precision": {"used": state.precision, "milliseconds": state.timings},
@@ -114,6 +118,13 @@ def write_record(folder: Path, recipe: Recipe, faces: Faces, state: State, devic
     }
     with whole_file(folder / "record.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def certificate(folder: Path, faces: Faces) -> float:
+    """audit.batch_independence of a run's selected weights, on the first images of PublicTest; on the CPU."""
+    images, n = faces.split("PublicTest").images, max(BATCH_SIZES)
+    images = images.repeat(-(-n // len(images)), 1, 1)[:n]  # fewer are repeated
+    return batch_independence(load_weights(folder / "best.safetensors")[0], images)
 
 
 def read_record(folder: str | Path) -> dict:

@@ -5,89 +5,44 @@ PrivateTest is not an argument of anything here: what is not handed over cannot 
 
 import copy
 import csv
-import json
+import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from ferkit import DataError
 from ferkit.atomic import whole_file
 from ferkit.augment import augment, get_policy, mix
+from ferkit.checkpoint import LOG_FIELDS, State, alone, claim
 from ferkit.faces import Faces
 from ferkit.labels import UNLABELLED
 from ferkit.models import create_model
+from ferkit.models.pretrained import trunk_of
 from ferkit.predict import logits, pick_device
 from ferkit.recipe import Recipe
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None
-
-LOG_FIELDS = ("epoch", "side", "lr", "loss", "public_accuracy", "seconds")
-
-
-@dataclass
-class State:
-    """Everything needed to go on after a kill; `epoch` is the next one to train."""
-
-    model: nn.Module
-    ema: nn.Module
-    optimizer: torch.optim.Optimizer
-    precision: str
-    timings: dict = field(default_factory=dict)  # of the precision measurement, ms a step
-    epoch: int = 0
-    best: float = -1.0
-    best_epoch: int = -1
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    rows: list = field(default_factory=list)  # of log.csv
-    sources: list = field(default_factory=list)  # code versions that trained, one a start
-
-    _MODULES = ("model", "ema", "optimizer")
-
-    def choose_precision(self, training: Faces, recipe: Recipe) -> None:
-        self.timings = _time_precisions(self.model, training, recipe)
-        faster = self.timings["bfloat16"] < 0.9 * self.timings["float32"]
-        self.precision = "bfloat16" if faster else "float32"
-        print(f"{recipe.run_name}: {self.precision} ({self.timings} ms a step)", flush=True)
-
-    def save(self, path: Path) -> None:
-        values = {k: v for k, v in self.__dict__.items() if k not in self._MODULES}
-        with whole_file(path) as temporary:
-            torch.save(values | {k: getattr(self, k).state_dict() for k in self._MODULES}, temporary)
-
-    def restore(self, path: Path, device: torch.device) -> None:
-        try:
-            values = torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise DataError(f"{path}: damaged checkpoint ({error}); delete it to train again from the start") from error
-        for key, value in values.items():
-            if key in self._MODULES:
-                getattr(self, key).load_state_dict(value)
-            else:
-                setattr(self, key, value)
+from ferkit.schedule import is_over, learning_rate, make_optimizer
+from ferkit.weights import save_weights
 
 
 def fit(
-    recipe: Recipe, training: Faces, public: Faces, folder: Path, *, device: str = "auto", source: dict | None = None
-) -> State:
+    recipe: Recipe, training: Faces, public: Faces, folder: Path, *,
+    device: str = "auto", source: dict | None = None, weights: str | Path | None = None,
+) -> State:  # fmt: skip
     """Train; leave recipe.json, log.csv, last.pt and best.safetensors (EMA weights of the best epoch) in folder.
 
     training and public: labelled faces of those two splits. `source` describes the code (records.code_version) and
-    is kept with the state. A finished run returns at once, an interrupted one continues; the result is the same.
-    Raises DataError for unlabelled or missing faces, a folder of another recipe or other data, a damaged checkpoint;
-    FloatingPointError when the loss is no longer finite (the last good epoch stays in last.pt).
+    is kept with the state. `weights`: a file to start from (models.create_model's `pretrained`).
+    A finished run returns at once, an interrupted one continues; the result is the same.
+    Raises DataError for unlabelled or missing faces, a folder of another recipe or other data, a damaged checkpoint,
+    weights that are not there or do not fit; FloatingPointError when the loss is no longer finite (the last good epoch
+    stays in last.pt).
     """
     for faces, usage in ((training, "Training"), (public, "PublicTest")):
         if not len(faces) or (faces.labels == UNLABELLED).any():
@@ -95,62 +50,49 @@ def fit(
     folder = Path(folder)
     where = pick_device(device)
     training, public = training.to(where), public.to(where)
-    with _alone(folder), torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
-        _claim(folder, recipe, training)
-        state = _start(recipe, training, where)
-        if (folder / "last.pt").exists():
+    with alone(folder), torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        going_on = (folder / "last.pt").exists()
+        state = _start(recipe, training, where, False if going_on else weights or recipe.pretrained)
+        claim(folder, recipe, training)
+        if going_on:
             state.restore(folder / "last.pt", where)
         elif recipe.precision == "auto":
-            state.choose_precision(training, recipe)
-        if state.epoch < recipe.epochs:
+            _choose_precision(state, training, recipe)
+        if not is_over(recipe, state.history):
             state.sources.append(source or {})
             _train(recipe, training, public, folder, state)
     return state
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the run folder; DataError when another process trains into it. The lock goes with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        if fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DataError(f"{folder}: another process is training here; wait for it or stop it") from None
-        yield
-
-
-def _claim(folder: Path, recipe: Recipe, training: Faces) -> None:
-    """Write recipe.json, or check that the one that is there says the same."""
-    path = folder / "recipe.json"
-    wanted = json.loads(json.dumps({"recipe": asdict(recipe), "training": training.fingerprint}))
-    if not path.exists():
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=1) + "\n")
-        return
-    found = json.loads(path.read_text())
-    differs = [k for k, v in wanted["recipe"].items() if found["recipe"].get(k) != v]
-    if differs or found["training"] != wanted["training"]:
-        what = f"recipe ({', '.join(differs)})" if differs else "training data"
-        raise DataError(f"{folder} holds a run of another {what}; name another folder or delete this one")
-
-
-def _start(recipe: Recipe, training: Faces, device: torch.device) -> State:
+def _start(recipe: Recipe, training: Faces, device: torch.device, pretrained: bool | str | Path) -> State:
     torch.manual_seed(_key(recipe.seed))
-    model = create_model(recipe.model, len(training.classes), **recipe.options)
+    model = create_model(recipe.model, len(training.classes), pretrained=pretrained, **recipe.options)
     model = model.to(device, memory_format=torch.channels_last)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True, foreach=True)
-    return State(model, copy.deepcopy(model).eval(), optimizer, recipe.precision)
+    state = State(model, copy.deepcopy(model).eval(), make_optimizer(model, recipe), recipe.precision)
+    if pretrained:
+        state.start = _describe_start(model, recipe, pretrained)
+    return state
+
+
+def _describe_start(model: nn.Module, recipe: Recipe, pretrained: bool | str | Path) -> dict[str, str]:
+    """Where the first weights came from, for the record."""
+    if pretrained is not True:
+        return {"file": Path(pretrained).name, "sha256": hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()}
+    return {"library": recipe.model if recipe.model.startswith("timm:") else f"timm:{trunk_of(model, '').library}"}
+
+
+def _choose_precision(state: State, training: Faces, recipe: Recipe) -> None:
+    state.timings = _time_precisions(state.model, training, recipe)
+    faster = state.timings["bfloat16"] < 0.9 * state.timings["float32"]
+    state.precision = "bfloat16" if faster else "float32"
+    print(f"{recipe.run_name}: {state.precision} ({state.timings} ms a step)", flush=True)
 
 
 def _time_precisions(model: nn.Module, training: Faces, recipe: Recipe, rounds: int = 3) -> dict[str, float]:
     """Milliseconds of a forward and backward pass in each precision, the least of `rounds`, taken in turn."""
     model = copy.deepcopy(model).train()
-    x = model.input_spec(training.images[: recipe.batch_size, None].float() / 255)
+    images = training.images[: recipe.batch_size, None].float() / 255
+    x = model.input_spec(F.interpolate(images, (recipe.side(recipe.epochs - 1),) * 2))
     least = {"float32": math.inf, "bfloat16": math.inf}
     for round_ in range(rounds + 1):  # the first warms up
         for precision in least:
@@ -191,6 +133,8 @@ def _train(recipe: Recipe, training: Faces, public: Faces, folder: Path, state: 
         state.save(folder / "last.pt")
         bar.set_postfix(loss=f"{loss:.3f}", PublicTest=f"{accuracy:.2%}", best=f"{state.best:.2%}")
         bar.update()
+        if is_over(recipe, state.history):
+            break
         if bar.disable:  # no terminal: a line an epoch
             print(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
                   f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
@@ -200,7 +144,10 @@ def _train(recipe: Recipe, training: Faces, public: Faces, folder: Path, state: 
 def _train_epoch(recipe: Recipe, training: Faces, state: State, tell: Callable[[float], None]) -> float:
     """One pass over the training faces; the mean loss a sample."""
     model, policy, device = state.model.train(), get_policy(recipe.policy), training.images.device
-    epoch, n_classes = state.epoch, len(training.classes)
+    epoch, n_classes, history = state.epoch, len(training.classes), state.history
+    if recipe.frozen:
+        _freeze(model, recipe, epoch < recipe.frozen)
+    weight = _class_weights(training) if recipe.class_weights else None
     order = torch.randperm(len(training), generator=_generator(recipe.seed, epoch)).to(device)
     batches = order.tensor_split(math.ceil(len(training) / recipe.batch_size))  # equal within one image: none ragged
     total = torch.zeros((), device=device)
@@ -208,14 +155,19 @@ def _train_epoch(recipe: Recipe, training: Faces, state: State, tell: Callable[[
         generator = _generator(recipe.seed, epoch, step)
         torch.manual_seed(generator.initial_seed())  # dropout
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, epoch + step / len(batches))
+            group["lr"] = learning_rate(recipe, epoch + step / len(batches), history)
         x = augment(training.images[index], policy, generator, recipe.side(epoch))
         x, targets = mix(x, F.one_hot(training.labels[index], n_classes).float(), policy, generator)
         with _autocast(state.precision, device):
-            out = model(model.input_spec(x))
-        loss = F.cross_entropy(out.float(), targets, label_smoothing=recipe.label_smoothing)
+            features = model.forward_features(model.input_spec(x))
+            out = model.forward_head(features)
+        loss = F.cross_entropy(out.float(), targets, weight, label_smoothing=recipe.label_smoothing)
+        if hasattr(model, "penalty"):
+            loss = loss + model.penalty(features.float())
         state.optimizer.zero_grad()
         loss.backward()
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         state.optimizer.step()
         _average(state.ema, model, recipe.ema, epoch * len(batches) + step)
         total += loss.detach() * len(index)
@@ -224,11 +176,21 @@ def _train_epoch(recipe: Recipe, training: Faces, state: State, tell: Callable[[
     return total.item() / len(training)
 
 
-def learning_rate(recipe: Recipe, epoch: float) -> float:
-    """Linear from 0 to lr over the warm-up, then a cosine to 0; epoch counts from 0 and has a fraction."""
-    if epoch < recipe.warmup:
-        return recipe.lr * (epoch + 0.01) / (recipe.warmup + 0.01)
-    return recipe.lr * (1 + math.cos(math.pi * (epoch - recipe.warmup) / max(recipe.epochs - recipe.warmup, 1e-9))) / 2
+def _freeze(model: nn.Module, recipe: Recipe, frozen: bool) -> None:
+    """Fix the pretrained trunk, its batch norms' statistics included, or free it."""
+    trunk = trunk_of(model, recipe.model)
+    for name, parameter in model.named_parameters():
+        if trunk.covers(name):
+            parameter.requires_grad_(not frozen)
+    for name, module in model.named_modules():
+        if trunk.covers(f"{name}."):
+            module.train(not frozen)
+
+
+def _class_weights(training: Faces) -> Tensor:
+    """Inverse frequencies (n_classes,), one on average over the images."""
+    counts = torch.bincount(training.labels, minlength=len(training.classes)).clamp_min(1)
+    return len(training) / (len(counts) * counts)
 
 
 @torch.no_grad()
@@ -250,26 +212,3 @@ def _key(*parts: int) -> int:
 
 def _generator(*parts: int) -> Generator:
     return Generator().manual_seed(_key(*parts))
-
-
-def save_weights(model: nn.Module, path: Path, recipe: Recipe, classes: tuple[str, ...]) -> None:
-    """Weights as safetensors with the recipe and the label order inside."""
-    weights: dict[str, Tensor] = {k: v.contiguous().cpu() for k, v in model.state_dict().items()}
-    with whole_file(path) as temporary:
-        temporary.write_bytes(save(weights, {"recipe": json.dumps(asdict(recipe)), "classes": json.dumps(classes)}))
-
-
-def load_weights(path: Path) -> tuple[nn.Module, Recipe, tuple[str, ...]]:
-    """The model, its recipe and its class names from `save_weights`; raises DataError when missing or damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: no readable weights ({error})") from error
-    recipe, classes = Recipe(**json.loads(metadata["recipe"])), tuple(json.loads(metadata["classes"]))
-    model = create_model(recipe.model, len(classes), **recipe.options)
-    model.load_state_dict(weights)
-    return model.to(memory_format=torch.channels_last).eval(), recipe, classes

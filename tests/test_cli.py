@@ -13,18 +13,20 @@ def test_data_info_prints_counts_and_copies(sample, tmp_path, capsys):
 
 
 def test_training_predicting_and_evaluating_by_command(tmp_path, capsys, monkeypatch):
-    from ferkit import recipe, sources, synthetic
+    from ferkit import sources, synthetic
 
     monkeypatch.delenv("FERKIT_DATA", raising=False)
     monkeypatch.setattr(sources, "KAGGLE_INPUT", tmp_path / "none")
-    tiny = recipe.Recipe("tiny", options={"width": 8}, stages=((1, 24),), precision="float32")
-    monkeypatch.setitem(recipe.RECIPES, "tiny", tiny)
     monkeypatch.setattr(synthetic, "N_FACES", 200)
     folder = str(tmp_path / "run")
-    assert cli.main(["train", "--recipe", "tiny", "--seed", "3", "--out", folder]) == 0
+    changes = ["--set", "options.width=8", "--set", "stages=((1, 24),)", "--set", "precision=float32"]
+    assert cli.main(["train", "--recipe", "quick", "--seed", "3", "--out", folder, *changes]) == 0
     assert cli.main(["evaluate", folder]) == 0
     out = capsys.readouterr().out
-    assert "tiny-s3 on embedded" in out and "every recorded metric is what the logits give" in out
+    assert (
+        "compact-quick+options=width_8+stages=1_24+precision=float32-s3 on embedded" in out
+        and "every recorded metric is what the logits give" in out
+    )
     from PIL import Image
 
     Image.new("L", (50, 70), 100).save(tmp_path / "face.png")
@@ -36,7 +38,10 @@ def test_training_predicting_and_evaluating_by_command(tmp_path, capsys, monkeyp
     "arguments, message",
     [
         (["data", "info", "/nowhere.csv"], "no such file or folder"),
-        (["train", "--recipe", "best"], "unknown recipe 'best'"),
+        (["train", "--recipe", "best"], "no best recipe of 'compact'; it has ['house', 'cpu', 'quick']"),
+        (["train", "--model", "best"], "no house recipe of 'best'; choose a model from"),
+        (["train", "--set", "lr"], "--set wants KEY=VALUE"),
+        (["models", "best"], "unknown model 'best'; choose from"),
         (["evaluate", "/nowhere"], "no readable record"),
         (["suite", "run", "--only", "99"], "no notebook 99"),
         (["suite", "run", "-p", "epochs", "3"], "no notebook has the parameter epochs"),
@@ -50,6 +55,11 @@ def test_mistakes_end_with_one_line_and_status_1(arguments, message, capsys):
 
 
 def test_models_and_help(capsys):
-    assert cli.main(["models"]) == 0 and "compact" in capsys.readouterr().out
+    assert cli.main(["models", "compact", "residual_masking", "timm:resnet18"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[1:4] for line in out[1:3]] == [
+        ["1x48x48", "973,383", "0.12"],
+        ["3x224x224", "137,796,423", "43.81"],
+    ]
     with pytest.raises(SystemExit):
         cli.main([])

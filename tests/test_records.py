@@ -81,6 +81,24 @@ def test_rows_are_means_over_seeds_with_links(run, tmp_path):
     assert f"| `r` | 2 | {value:.1f} (" in row and "r-s1/record.json)" in row
 
 
+def test_a_quick_run_and_a_model_that_looks_at_its_batch_are_refused(run, tmp_path):
+    folder, record, *_ = run
+    shutil.copytree(folder, tmp_path / "x")
+    official = record | {"data": record["data"] | {"official": True}}
+    for name in ("r-quick", "r-quick+lr=0.2"):
+        (tmp_path / "x" / "record.json").write_text(
+            json.dumps(official | {"recipe": record["recipe"] | {"name": name}})
+        )
+        assert "`r-quick" not in leaderboard.results_table(tmp_path)
+    assert record["batch_independence"] < audit.INDEPENDENT and record["start"] == {}
+    (tmp_path / "x" / "record.json").write_text(json.dumps(official | {"batch_independence": 0.9}))
+    with pytest.raises(ValueError, match="compact moves by 90.0% with its batch; that is no result"):
+        leaderboard.results_table(tmp_path)
+    (tmp_path / "x" / "record.json").write_text(json.dumps({k: v for k, v in official.items() if "batch" not in k}))
+    with pytest.raises(ValueError, match="no certificate"):
+        leaderboard.results_table(tmp_path)
+
+
 def test_runs_that_are_not_one_recipe_are_not_averaged(run, tmp_path):
     folder, record, *_ = run
     official = record | {"data": record["data"] | {"official": True}}

@@ -10,9 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ferkit import DataError, records, synthetic, train
+from ferkit import DataError, records, schedule, synthetic, train
+from ferkit.checkpoint import alone
+from ferkit.models import create_model
 from ferkit.predict import logits
-from ferkit.recipe import Recipe, get_recipe
+from ferkit.recipe import Recipe
+from ferkit.recipes import PROFILE_KINDS, RECIPES, get_recipe, kinds
+from ferkit.weights import load_weights, save_weights
 
 TINY = Recipe(
     "tiny", options={"width": 8}, stages=((2, 24), (3, 48)), batch_size=32, policy="heavy", precision="float32"
@@ -40,7 +44,7 @@ def test_selected_weights_are_the_reported_ones(finished, faces):
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
     best = max(rows, key=lambda row: float(row["public_accuracy"]))
     assert record["selected"]["epoch"] == int(best["epoch"])
-    model, recipe, classes = train.load_weights(folder / "best.safetensors")
+    model, recipe, classes = load_weights(folder / "best.safetensors")
     public = faces.split("PublicTest")
     accuracy = (logits(model, public.images).argmax(1) == public.labels).float().mean().item()
     assert accuracy == pytest.approx(record["selected"]["accuracy"], abs=1e-6)
@@ -110,11 +114,11 @@ def test_a_damaged_checkpoint_is_named(faces, tmp_path):
     with pytest.raises(DataError, match="last.pt: damaged checkpoint.*delete it"):
         fit(TINY, faces, tmp_path)
     with pytest.raises(DataError, match="best.safetensors: no readable weights"):
-        train.load_weights(tmp_path / "best.safetensors")
+        load_weights(tmp_path / "best.safetensors")
 
 
 def test_two_processes_do_not_share_a_folder(faces, tmp_path):
-    with train._alone(tmp_path), pytest.raises(DataError, match="another process is training here"):
+    with alone(tmp_path), pytest.raises(DataError, match="another process is training here"):
         fit(TINY, faces, tmp_path)
 
 
@@ -142,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(faces, tmp_pat
 
 def test_schedule_and_sides():
     recipe = Recipe("r", stages=((2, 32), (8, 48)), lr=1.0, warmup=2.0)
-    rates = [train.learning_rate(recipe, e / 10) for e in range(101)]
+    rates = [schedule.learning_rate(recipe, e / 10, []) for e in range(101)]
     assert rates[0] < 0.01 and max(rates) == pytest.approx(1.0, abs=0.01) and rates[-1] == pytest.approx(0, abs=1e-9)
     assert rates[20:] == sorted(rates[20:], reverse=True)
     assert [recipe.side(e) for e in (0, 1, 2, 9)] == [32, 32, 48, 48]
@@ -156,14 +160,94 @@ def test_schedule_and_sides():
         ({"precision": "half"}, "unknown precision"),
         ({"ema": 1.5}, r"ema must be in \[0, 1\]"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"seed": -1}, "seed must not be negative"),
+        ({"seed": -1}, r"seed must be in \[0,"),
     ],
 )
 def test_recipes_are_validated_when_made(changes, message):
     with pytest.raises(ValueError, match=message):
         Recipe("r", **changes)
-    with pytest.raises(ValueError, match="unknown recipe 'best'.*compact"):
-        get_recipe("best")
+
+
+def test_named_recipes():
+    assert all(get_recipe(model, kind) == recipe for (model, kind), recipe in RECIPES.items())
+    assert set(kinds("resemotenet")) == {"house", "paper", "cpu", "quick"} and "paper" not in kinds("timm:resnet18")
+    assert get_recipe("compact", "cpu").run_name == "compact-s0"
+    assert set(PROFILE_KINDS.values()) <= set(kinds("compact"))
+    changed = get_recipe("resemotenet", "quick", 1, lr=0.5, options={"width": 4}, stages=((2, 48),))
+    assert changed.run_name == "resemotenet-quick+lr=0.5+options=width_4+stages=2_48-s1"
+    assert changed.options == {"width": 4, "size": 48} and changed.epochs == 2
+    for wrong, message in (
+        (dict(model="best"), "no house recipe of 'best'; choose a model from .*compact"),
+        (dict(model="compact", kind="paper"), "no paper recipe of 'compact'; it has"),
+        (dict(model="compact", learning=1), "no field 'learning'; choose from .*'lr'"),
+        (dict(model="compact", lr="fast"), "lr wants a value like 0.1, got 'fast'"),
+        (dict(model="compact", stages=3), "stages wants a value like"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            get_recipe(**wrong)
+
+
+@pytest.mark.parametrize("key", RECIPES, ids="-".join)
+def test_recipes_fit_their_models(key):
+    recipe = RECIPES[key]
+    with torch.device("meta"):
+        spec = create_model(recipe.model, **recipe.options).input_spec
+        for _, side in recipe.stages:
+            spec(torch.empty(1, 1, side, side))
+    assert recipe.stages[-1][1] == spec.size  # judged at the size that training ends with
+
+
+def test_plateaus_floors_cycles_and_stops():
+    recipe = Recipe("r", lr=1.0, warmup=0.0, schedule="plateau", plateau=(0.1, 1), patience=4, stages=((99, 48),))
+    history = [0.5, 0.6, 0.6, 0.55, 0.7, 0.1, 0.2, 0.3, 0.4]
+    rates = [schedule.learning_rate(recipe, n, history[:n]) for n in range(10)]
+    assert rates == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001])
+    assert [schedule.is_over(recipe, history[:n]) for n in (0, 8, 9)] == [False, False, True]
+    assert schedule.learning_rate(recipe, 50, [0.9] * 50) == 1e-6
+    waves = Recipe("r", lr=1.0, warmup=0.0, cycle=3.0, stages=((9, 48),))
+    assert [schedule.learning_rate(waves, e, []) for e in (0, 1.5, 3, 4.5)] == pytest.approx([1, 0.5, 1, 0.5])
+    thawed = Recipe("r", lr=1.0, warmup=0.0, schedule="constant", frozen=2, thaw=0.01)
+    assert [schedule.learning_rate(thawed, e, []) for e in (0, 1.9, 2)] == [1, 1, 0.01]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam"])
+def test_every_optimizer_learns_something(optimizer, faces, tmp_path):
+    lr = 0.05 if optimizer == "sgd" else 0.005
+    recipe = Recipe("o", options={"width": 8}, optimizer=optimizer, lr=lr, stages=((4, 24),), batch_size=16,
+                    clip=1.0, class_weights=True, precision="float32", schedule="constant", ema=0.0)  # fmt: skip
+    fit(recipe, faces, tmp_path)
+    losses = [float(row["loss"]) for row in records.read_log(tmp_path)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_frozen_trunk_stays_as_it_started_and_then_thaws(faces, tmp_path):
+    torch.manual_seed(5)
+    options = {"width": 16, "size": 64, "patch": 1}
+    start = create_model("patt_lite", **options)
+    save_weights(start, tmp_path / "start.safetensors", Recipe("s", "patt_lite", options), faces.classes)
+    recipe = Recipe("f", "patt_lite", options, frozen=1, optimizer="adam", lr=1e-3, warmup=0.0, stages=((2, 64),),
+                    batch_size=32, ema=0.0, precision="float32")  # fmt: skip
+    states, real = [], train._train_epoch
+
+    def watch(recipe, training, state, tell):
+        loss = real(recipe, training, state, tell)
+        states.append({k: v.clone() for k, v in state.model.state_dict().items()})
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_train_epoch", watch)
+        record = records.run(recipe, faces, tmp_path / "run", weights=tmp_path / "start.safetensors")
+    trunk = [k for k in start.state_dict() if k.startswith("trunk.") and "num_batches" not in k]
+    assert all(torch.equal(states[0][k], start.state_dict()[k]) for k in trunk)
+    assert not any(torch.equal(states[1][k], start.state_dict()[k]) for k in trunk if k.endswith("weight"))
+    assert not torch.equal(states[0]["head.weight"], start.state_dict()["head.weight"])
+    assert record["start"]["file"] == "start.safetensors" and len(record["start"]["sha256"]) == 64
+
+
+def test_weights_that_are_not_there_leave_no_run_behind(faces, tmp_path):
+    with pytest.raises(DataError, match="none.safetensors: no readable weights"):
+        records.run(TINY, faces, tmp_path / "run", weights=tmp_path / "none.safetensors")
+    assert not (tmp_path / "run" / "recipe.json").exists()
 
 
 def test_recipes_survive_json():

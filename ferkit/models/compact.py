@@ -34,13 +34,15 @@ class Block(nn.Module):
 
 
 class Compact(nn.Module):
-    input_spec = InputSpec(size=48, channels=1)
     cam_layer = "stages"  # the last map: 6x6 for a 48x48 face
 
-    def __init__(self, num_classes: int = 7, width: int = 32, depths: tuple = (1, 2, 3), drop: float = 0.2) -> None:
+    def __init__(
+        self, num_classes: int = 7, in_chans: int = 1, width: int = 32, depths: tuple = (1, 2, 3), drop: float = 0.2
+    ) -> None:
         super().__init__()
+        self.input_spec = InputSpec(48, multiple=8).with_channels(in_chans)
         self.stem = nn.Sequential(
-            nn.PixelUnshuffle(2), conv_bn(4, width), nn.ReLU()
+            nn.PixelUnshuffle(2), conv_bn(4 * in_chans, width), nn.ReLU()
         )  # (N, 1, 48, 48) -> (N, C, 24, 24)
         layers, n_in = [], width
         for stage, depth in enumerate(depths):  # blocks at 24x24, 12x12 and 6x6

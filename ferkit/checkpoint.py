@@ -1,0 +1,92 @@
+"""A run folder while it trains: held by one process, of one recipe, with everything that is needed to go on."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ferkit import DataError
+from ferkit.atomic import whole_file
+from ferkit.faces import Faces
+from ferkit.recipe import Recipe
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
+
+LOG_FIELDS = ("epoch", "side", "lr", "loss", "public_accuracy", "seconds")
+
+
+@dataclass
+class State:
+    """Everything needed to go on after a kill; `epoch` is the next one to train."""
+
+    model: nn.Module
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+    precision: str
+    timings: dict = field(default_factory=dict)  # of the precision measurement, ms a step
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    rows: list = field(default_factory=list)  # of log.csv
+    sources: list = field(default_factory=list)  # code versions that trained, one a start
+    start: dict = field(default_factory=dict)  # the weights that it began with; empty: random ones
+
+    _MODULES = ("model", "ema", "optimizer")
+
+    @property
+    def history(self) -> list[float]:
+        """PublicTest accuracy of every epoch so far, as the log has it."""
+        return [float(row[LOG_FIELDS.index("public_accuracy")]) for row in self.rows]
+
+    def save(self, path: Path) -> None:
+        values = {k: v for k, v in self.__dict__.items() if k not in self._MODULES}
+        with whole_file(path) as temporary:
+            torch.save(values | {k: getattr(self, k).state_dict() for k in self._MODULES}, temporary)
+
+    def restore(self, path: Path, device: torch.device) -> None:
+        try:
+            values = torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise DataError(f"{path}: damaged checkpoint ({error}); delete it to train again from the start") from error
+        for key, value in values.items():
+            if key in self._MODULES:
+                getattr(self, key).load_state_dict(value)
+            else:
+                setattr(self, key, value)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the run folder; DataError when another process trains into it. The lock goes with its process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise DataError(f"{folder}: another process is training here; wait for it or stop it") from None
+        yield
+
+
+def claim(folder: Path, recipe: Recipe, training: Faces) -> None:
+    """Write recipe.json, or check that the one that is there says the same."""
+    path = folder / "recipe.json"
+    wanted = json.loads(json.dumps({"recipe": asdict(recipe), "training": training.fingerprint}))
+    if not path.exists():
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=1) + "\n")
+        return
+    found = json.loads(path.read_text())
+    differs = [k for k, v in wanted["recipe"].items() if found["recipe"].get(k) != v]
+    if differs or found["training"] != wanted["training"]:
+        what = f"recipe ({', '.join(differs)})" if differs else "training data"
+        raise DataError(f"{folder} holds a run of another {what}; name another folder or delete this one")

@@ -1,0 +1,54 @@
+"""Optimizers and learning rates: what a recipe says, as functions of the epoch and of PublicTest's history so far."""
+
+import math
+
+import torch
+from torch import nn
+
+from ferkit.recipe import Recipe
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if recipe.optimizer in ("nesterov", "sgd"):
+        nesterov = recipe.optimizer == "nesterov" and recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, foreach=True)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
+    return kinds[recipe.optimizer](groups, lr=recipe.lr, foreach=True)
+
+
+def learning_rate(recipe: Recipe, epoch: float, history: list[float]) -> float:
+    """The rate at an epoch, counted from 0 with a fraction, after PublicTest accuracies of the epochs before it."""
+    peak = recipe.lr
+    if recipe.frozen and epoch >= recipe.frozen:
+        peak *= recipe.thaw
+    if epoch < recipe.warmup:
+        return peak * (epoch + 0.01) / (recipe.warmup + 0.01)
+    if recipe.schedule == "constant":
+        return peak
+    if recipe.schedule == "plateau":
+        factor, patience = recipe.plateau
+        return max(peak * factor ** _plateaus(history, int(patience)), min(1e-6, peak))
+    since, length = epoch - recipe.warmup, max(recipe.epochs - recipe.warmup, 1e-9)
+    if recipe.cycle:
+        since, length = since % recipe.cycle, recipe.cycle
+    return peak * (1 + math.cos(math.pi * since / length)) / 2
+
+
+def _plateaus(history: list[float], patience: int) -> int:
+    """How often accuracy went more than `patience` epochs without a new best, counting anew each time."""
+    best, stale, count = -1.0, 0, 0
+    for accuracy in history:
+        best, stale = (accuracy, 0) if accuracy > best else (best, stale + 1)
+        if stale > patience:
+            count, stale = count + 1, 0
+    return count
+
+
+def is_over(recipe: Recipe, history: list[float]) -> bool:
+    """Whether training is done: every epoch, or `patience` of them without a better PublicTest accuracy."""
+    stale = len(history) - 1 - history.index(max(history)) if history else 0
+    return len(history) >= recipe.epochs or (recipe.patience > 0 and stale >= recipe.patience)

@@ -1,0 +1,36 @@
+"""Trained weights as safetensors, with the recipe and the label order inside: all that `ferkit predict` needs."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from ferkit import DataError
+from ferkit.atomic import whole_file
+from ferkit.models import create_model
+from ferkit.models.pretrained import load_exactly, read_weights
+from ferkit.recipe import Recipe
+
+
+def save_weights(model: nn.Module, path: Path, recipe: Recipe, classes: tuple[str, ...]) -> None:
+    """Every tensor of the model, its recipe and its class names."""
+    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    with whole_file(path) as temporary:
+        temporary.write_bytes(save(weights, {"recipe": json.dumps(asdict(recipe)), "classes": json.dumps(classes)}))
+
+
+def load_weights(path: str | Path) -> tuple[nn.Module, Recipe, tuple[str, ...]]:
+    """The model in evaluation mode, its recipe and its class names from `save_weights`.
+
+    Raises DataError for a file that is missing, truncated, from elsewhere, or does not fit what it says that it is.
+    """
+    weights, metadata = read_weights(path)
+    if "recipe" not in metadata:
+        raise DataError(f"{path}: not weights that ferkit saved; it has no recipe inside")
+    recipe, classes = Recipe(**json.loads(metadata["recipe"])), tuple(json.loads(metadata["classes"]))
+    model = create_model(recipe.model, len(classes), **recipe.options)
+    load_exactly(model.state_dict(), weights, str(path))
+    return model.to(memory_format=torch.channels_last).eval(), recipe, classes
