@@ -59,11 +59,11 @@ HOUSE = {
     ),
 }
 CPU = {
-    "resemotenet": dict(options={"size": 48}, lr=0.02, stages=((4, 32), (8, 48))),
+    "resemotenet": dict(options={"size": 32}, lr=0.03, batch_size=256, stages=((6, 32),)),
     "vgg_fer": dict(lr=0.05, stages=((12, 40),)),
     "resnet18_fer": dict(options={"width": 32}, stages=((12, 40),)),
     "patt_lite": dict(
-        options={"size": 112, "patch": 2}, optimizer="adamw", lr=2e-3, weight_decay=0.05, stages=((30, 112),)
+        options={"size": 64, "patch": 1}, optimizer="adamw", lr=2e-3, weight_decay=0.05, stages=((20, 64),)
     ),
     "residual_masking": dict(options={"width": 16, "size": 64}, lr=0.05, stages=((12, 64),)),
     "resnet34": dict(options={"size": 64}, lr=0.05, stages=((12, 64),)),
