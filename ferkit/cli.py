@@ -74,7 +74,9 @@ def _run_commands(commands) -> None:
 def _page_commands(commands) -> None:
     table = commands.add_parser("leaderboard", help="the results table, from records")
     table.add_argument("--root", default="results", help="folder of run folders (default: results)")
-    table.add_argument("--write", metavar="FILE", help="put it between the markers of a Markdown file")
+    table.add_argument(
+        "--write", metavar="FILE", help="put it, and the table of claims, between the markers of a Markdown file"
+    )
     table.set_defaults(run=leaderboard)
 
     suite = commands.add_parser("suite", help="the notebooks as a batch").add_subparsers(
@@ -174,11 +176,13 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
+    from ferkit.claims import claims_table
     from ferkit.leaderboard import results_table, write_between_markers
 
     table = results_table(arguments.root)
     if arguments.write:
         write_between_markers(Path(arguments.write), table)
+        write_between_markers(Path(arguments.write), claims_table(), "claims")
     else:
         print(table)
 

@@ -91,15 +91,15 @@ def mean_accuracy(folders: list[Path], usage: str = "PrivateTest") -> dict[str, 
     return {"value": hits.mean(), "low": low, "high": high}
 
 
-MARKERS = ("<!-- results: written by `make table` -->", "<!-- end of results -->")
+MARKERS = ("<!-- {}: written by `make table` -->", "<!-- end of {} -->")
 
 
-def write_between_markers(path: Path, table: str) -> None:
-    """Replace what stands between MARKERS in a Markdown file; ValueError when they are not there."""
-    text = path.read_text()
-    if any(text.count(marker) != 1 for marker in MARKERS):
-        raise ValueError(f"{path}: needs the two lines {MARKERS[0]} and {MARKERS[1]}, once each")
-    before, rest = text.split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
+def write_between_markers(path: Path, table: str, name: str = "results") -> None:
+    """Replace what stands between that name's MARKERS in a Markdown file; ValueError when they are not there."""
+    text, (start, end) = path.read_text(), (marker.format(name) for marker in MARKERS)
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"{path}: needs the two lines {start} and {end}, once each")
+    before, rest = text.split(start)
+    after = rest.split(end)[1]
     with whole_file(path) as temporary:
-        temporary.write_text(f"{before}{MARKERS[0]}\n{table}\n{MARKERS[1]}{after}")
+        temporary.write_text(f"{before}{start}\n{table}\n{end}{after}")

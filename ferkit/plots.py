@@ -15,16 +15,18 @@ from ferkit.labels import COLOURS, FERPLUS_CLASSES, FERPLUS_TO_FER, USAGES, ferp
 from ferkit.metrics import N_BINS, softmax
 
 
-def _figure(
+def new_figure(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4), **options
 ) -> tuple[Figure, np.ndarray]:
+    """Axes in an array (rows, columns); the figure is shown where it is returned, and only there."""
     layout = options.pop("layout", "constrained")
     figure, axes = plt.subplots(rows, columns, figsize=size, layout=layout, squeeze=False, **options)
-    plt.close(figure)  # shown where it is returned, and only there
+    plt.close(figure)
     return figure, axes
 
 
-def _picture(axes: Axes, image, title: str = "", **text) -> None:
+def picture(axes: Axes, image, title: str = "", **text) -> None:
+    """A grey picture of 0..255 without ticks."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=8, **text)
@@ -43,7 +45,7 @@ def _heatmap(axes: Axes, shares: np.ndarray, counts: np.ndarray, rows: tuple, co
 
 def class_balance(faces: Faces) -> Figure:
     """Share of each class in each split, with counts."""
-    figure, axes = _figure(size=(9, 3.6))
+    figure, axes = new_figure(size=(9, 3.6))
     axes, counts, width = axes[0, 0], faces.counts().numpy(), 0.27
     for i, usage in enumerate(USAGES):
         shares = counts[i] / max(counts[i].sum(), 1) * 100
@@ -61,11 +63,11 @@ def class_balance(faces: Faces) -> Figure:
 def sample_grid(faces: Faces, usage: str = "Training", per_class: int = 12, seed: int = 0) -> Figure:
     """A contact sheet: one row a class, pictures drawn at random."""
     split, rng = faces.split(usage), np.random.default_rng(seed)
-    figure, axes = _figure(len(faces.classes), per_class, (per_class * 0.8, len(faces.classes) * 0.83))
+    figure, axes = new_figure(len(faces.classes), per_class, (per_class * 0.8, len(faces.classes) * 0.83))
     for label, row in enumerate(axes):
         members = np.flatnonzero((split.labels == label).numpy())
         for k, place in zip(rng.permutation(members)[:per_class], row, strict=False):
-            _picture(place, split.images[int(k)])
+            picture(place, split.images[int(k)])
         for place in row:
             place.axis("off")
         row[0].text(-0.1, 0.5, faces.classes[label], transform=row[0].transAxes, ha="right", va="center", fontsize=9)
@@ -76,12 +78,12 @@ def sample_grid(faces: Faces, usage: str = "Training", per_class: int = 12, seed
 def mean_faces(faces: Faces, usage: str = "Training") -> Figure:
     """The mean picture of every class, and how it differs from the mean of all."""
     split = faces.split(usage)
-    figure, axes = _figure(2, len(faces.classes), (10, 3.4), layout="compressed")
+    figure, axes = new_figure(2, len(faces.classes), (10, 3.4), layout="compressed")
     overall = split.images.float().mean(0)
     for label, name in enumerate(faces.classes):
         members = split.images[split.labels == label].float()
         mean = members.mean(0) if len(members) else overall
-        _picture(axes[0, label], mean, f"{name}\nn {len(members):,}")
+        picture(axes[0, label], mean, f"{name}\nn {len(members):,}")
         shown = axes[1, label].imshow(mean - overall, cmap="RdBu_r", vmin=-40, vmax=40)
         axes[1, label].set(xticks=[], yticks=[])
     figure.colorbar(shown, ax=axes[1], label="difference, grey levels", shrink=0.9)
@@ -93,7 +95,7 @@ def mean_faces(faces: Faces, usage: str = "Training") -> Figure:
 
 def pixel_statistics(faces: Faces) -> Figure:
     """Distribution of each picture's mean and spread of grey, by split."""
-    figure, axes = _figure(1, 2, (9, 3.2))
+    figure, axes = new_figure(1, 2, (9, 3.2))
     for usage in USAGES:
         split = faces.split(usage)
         pixels = split.images.flatten(1).float()
@@ -112,7 +114,7 @@ def vote_entropy(faces: Faces, usage: str = "Training") -> Figure:
     split = faces.split(usage)
     share = split.votes.double() / split.votes.sum(1, keepdim=True).clamp_min(1)
     entropy = -(share * torch.log2(share.clamp_min(1e-12))).sum(1).numpy()
-    figure, axes = _figure(1, 2, (10, 3.4))
+    figure, axes = new_figure(1, 2, (10, 3.4))
     axes[0, 0].hist(entropy, bins=40, color="0.45")
     axes[0, 0].set(
         xlabel="entropy of the votes, bits", ylabel="pictures", title=f"All classes, {usage}, n {len(split):,}"
@@ -131,7 +133,7 @@ def ferplus_confusion(faces: Faces) -> Figure:
     targets, keep = ferplus_targets(faces.votes.numpy(), "majority")
     counts = np.zeros((len(faces.classes), len(FERPLUS_CLASSES)), int)
     np.add.at(counts, (faces.labels.numpy()[keep], targets[keep].argmax(1)), 1)
-    figure, axes = _figure(size=(7, 4.6))
+    figure, axes = new_figure(size=(7, 4.6))
     order = [FERPLUS_TO_FER.index(label) for label in range(len(faces.classes))]  # agreement on the diagonal
     order += [FERPLUS_TO_FER.index(None)]
     counts, columns = counts[:, order], tuple(FERPLUS_CLASSES[i] for i in order)
@@ -142,11 +144,11 @@ def ferplus_confusion(faces: Faces) -> Figure:
 
 def policies(image: torch.Tensor, n: int = 10, seed: int = 0) -> Figure:
     """Every augmentation policy on the same face, uint8 (H, W), n draws each."""
-    figure, axes = _figure(len(POLICIES), n, (n * 0.85, len(POLICIES) * 0.9))
+    figure, axes = new_figure(len(POLICIES), n, (n * 0.85, len(POLICIES) * 0.9))
     for (name, policy), row in zip(POLICIES.items(), axes, strict=True):
         drawn = augment(image.expand(n, -1, -1), policy, torch.Generator().manual_seed(seed))
-        for picture, place in zip(drawn, row, strict=True):
-            _picture(place, picture[0] * 255)
+        for drawing, place in zip(drawn, row, strict=True):
+            picture(place, drawing[0] * 255)
             place.axis("off")
         row[0].text(-0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
     figure.suptitle(
@@ -160,7 +162,7 @@ def learning_curves(rows: list[dict], title: str) -> Figure:
     epochs = [int(row["epoch"]) for row in rows]
     accuracy = [float(row["public_accuracy"]) * 100 for row in rows]
     best = int(np.argmax(accuracy))
-    figure, axes = _figure(1, 2, (9, 3.2))
+    figure, axes = new_figure(1, 2, (9, 3.2))
     axes[0, 0].plot(epochs, [float(row["loss"]) for row in rows], color="0.3")
     axes[0, 0].set(xlabel="epoch", ylabel="training loss, nats", title=title)
     axes[0, 1].plot(epochs, accuracy, color="C0")
@@ -178,7 +180,7 @@ def learning_curves(rows: list[dict], title: str) -> Figure:
 def confusion_matrix(metrics: dict, title: str) -> Figure:
     """Rows: the true class; colour: share of that class; text: images."""
     counts, classes = np.array(metrics["confusion"]), tuple(metrics["per_class"])
-    figure, axes = _figure(size=(6, 4.8))
+    figure, axes = new_figure(size=(6, 4.8))
     _heatmap(axes[0, 0], counts / np.maximum(counts.sum(1, keepdims=True), 1), counts, classes, classes)
     axes[0, 0].set(xlabel="predicted", ylabel="true", title=f"{title}, n {metrics['n']:,}")
     return figure
@@ -186,7 +188,7 @@ def confusion_matrix(metrics: dict, title: str) -> Figure:
 
 def per_class(metrics: dict, title: str) -> Figure:
     """Precision and recall of every class."""
-    figure, axes = _figure(size=(8, 3.2))
+    figure, axes = new_figure(size=(8, 3.2))
     axes, names = axes[0, 0], list(metrics["per_class"])
     for i, score in enumerate(("precision", "recall")):
         values = [metrics["per_class"][name][score] * 100 for name in names]
@@ -205,7 +207,7 @@ def reliability(logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
     index = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, N_BINS - 1)
     n = np.bincount(index, minlength=N_BINS)
     accuracy, mean = (np.bincount(index, v, N_BINS) / np.maximum(n, 1) for v in (hit, confidence))
-    figure, axes = _figure(2, 1, (5, 4.6), height_ratios=(3, 1), sharex=True)
+    figure, axes = new_figure(2, 1, (5, 4.6), height_ratios=(3, 1), sharex=True)
     axes[0, 0].plot([0, 1], [0, 1], color="0.7", linestyle=":")
     axes[0, 0].plot(mean[n > 0], accuracy[n > 0], "o-", color="C0")
     axes[0, 0].set(ylabel="accuracy", title=f"{title}, n {len(labels):,}")
@@ -219,10 +221,10 @@ def mistakes(faces: Faces, logits: np.ndarray, n: int = 14) -> Figure:
     p, labels = softmax(logits), faces.labels.numpy()
     predicted, confidence = p.argmax(1), p.max(1)
     worst = np.argsort(np.where(predicted != labels, -confidence, 0))[:n]
-    figure, axes = _figure(2, (n + 1) // 2, (10, 3.6))
+    figure, axes = new_figure(2, (n + 1) // 2, (10, 3.6))
     for place, k in zip(axes.flat, worst, strict=False):
         said = f"{faces.classes[predicted[k]]} {confidence[k]:.0%}"
-        _picture(place, faces.images[int(k)], f"{said}\nlabel: {faces.classes[labels[k]]}")
+        picture(place, faces.images[int(k)], f"{said}\nlabel: {faces.classes[labels[k]]}")
     for place in axes.flat[len(worst) :]:
         place.axis("off")
     figure.suptitle(f"The {n} most confident mistakes among {len(labels):,} images", fontsize=10)
@@ -231,7 +233,7 @@ def mistakes(faces: Faces, logits: np.ndarray, n: int = 14) -> Figure:
 
 def intervals(rows: list[tuple[str, dict, int]], title: str) -> Figure:
     """Accuracies with their 95 % intervals: (name, {value, low, high}, n) a row."""
-    figure, axes = _figure(size=(7.5, 0.5 * len(rows) + 1.2))
+    figure, axes = new_figure(size=(7.5, 0.5 * len(rows) + 1.2))
     axes = axes[0, 0]
     for i, (_, headline, _) in enumerate(rows):
         value, low, high = (headline[key] * 100 for key in ("value", "low", "high"))

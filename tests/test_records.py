@@ -126,9 +126,10 @@ def test_mean_accuracy_needs_the_same_images(run, tmp_path):
 
 def test_the_table_goes_between_its_markers(tmp_path):
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{leaderboard.MARKERS[0]}\nold\n{leaderboard.MARKERS[1]}\nafter\n")
+    start, end = (marker.format("results") for marker in leaderboard.MARKERS)
+    page.write_text(f"before\n{start}\nold\n{end}\nafter\n")
     leaderboard.write_between_markers(page, "new")
-    assert page.read_text() == f"before\n{leaderboard.MARKERS[0]}\nnew\n{leaderboard.MARKERS[1]}\nafter\n"
+    assert page.read_text() == f"before\n{start}\nnew\n{end}\nafter\n"
     page.write_text("no markers")
     with pytest.raises(ValueError, match="needs the two lines"):
         leaderboard.write_between_markers(page, "new")

@@ -7,16 +7,19 @@ import subprocess
 import pytest
 
 from ferkit import leaderboard, records
+from ferkit.claims import claims_table
 
 ROOT = records.project_root()
 README = (ROOT / "README.md").read_text()
 RESULTS = records.find_records(ROOT / "results")
 
 
-def test_the_table_in_readme_is_what_the_records_give(monkeypatch):
+@pytest.mark.parametrize("name", ["results", "claims"])
+def test_the_tables_in_readme_are_what_the_records_and_claims_give(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    table = README.split(leaderboard.MARKERS[0])[1].split(leaderboard.MARKERS[1])[0].strip()
-    assert table == leaderboard.results_table("results"), "run `make table`"
+    start, end = (marker.format(name) for marker in leaderboard.MARKERS)
+    table = README.split(start)[1].split(end)[0].strip()
+    assert table == (leaderboard.results_table("results") if name == "results" else claims_table()), "run `make table`"
 
 
 @pytest.mark.parametrize("folder, record", RESULTS, ids=lambda value: getattr(value, "name", ""))

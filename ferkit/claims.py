@@ -1,0 +1,52 @@
+"""What papers and repositories claim on FER2013's PrivateTest, and what survives a reading of their code.
+
+Sources are named by row; the verdicts are ours. Measured numbers never stand here: they come from records.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claimed accuracy in percent; `model` is a name of ours or empty; `sound` says whether it can be compared."""
+
+    name: str
+    percent: float
+    kind: str
+    outside: str  # data beyond FER2013
+    verdict: str
+    model: str = ""
+    sound: bool = True
+
+
+CLAIMS = (
+    Claim("people (Goodfellow et al. 2013)", 65.0, "", "", "reference, give or take 5"),
+    Claim("Kaggle winner 2013 (Tang)", 71.2, "single", "none", "sound: the only blind score"),
+    Claim("ResNet-34, TTA", 73.1, "single", "ImageNet", "72.4 to 73.1: the best-replicated number", "resnet34"),
+    Claim("VGG (Khaireddin, Chen)", 73.3, "single, ten crops", "none", "a PublicTest number, chosen on PrivateTest",
+          "vgg_fer", sound=False),
+    Claim("ResNet-18 with tricks", 73.7, "single, ten crops", "none", "checkpoint chosen on PrivateTest",
+          "resnet18_fer", sound=False),
+    Claim("Residual Masking Network", 74.1, "single, TTA", "ImageNet", "plausible; others reached 73.6",
+          "residual_masking"),
+    Claim("EmoNeXt-Tiny", 73.3, "single, ten crops", "ImageNet-22k", "unreproduced; users report 71.5", "emonext_tiny"),
+    Claim("EmoNeXt-XLarge", 76.1, "single, ten crops", "ImageNet-22k", "split protocol clean, unreproduced",
+          "emonext_xlarge"),
+    Claim("RMN + 6 networks", 76.8, "ensemble, TTA", "ImageNet, VGGFace2", "members chosen on the test set",
+          sound=False),
+    Claim("ResEmoteNet", 79.8, "single", "an augmented copy",
+          "its training folder holds test images; clean runs give 58–66", "resemotenet", sound=False),
+    Claim("PAtt-Lite", 92.5, "single", "ImageNet", "attends over class-sorted test batches", "patt_lite", sound=False),
+)  # fmt: skip
+
+
+def claims_of(prefix: str = "") -> list[Claim]:
+    """The claims about models whose name begins so; all of them without a prefix."""
+    return [claim for claim in CLAIMS if claim.model.startswith(prefix)]
+
+
+def claims_table(claims: list[Claim] | tuple[Claim, ...] = CLAIMS) -> str:
+    """As a Markdown table."""
+    lines = ["| claimed | % | kind | outside data | verdict |", "|---|---|---|---|---|"]
+    lines += [f"| {c.name} | {c.percent:.1f} | {c.kind} | {c.outside} | {c.verdict} |" for c in claims]
+    return "\n".join(lines)
