@@ -21,7 +21,7 @@ def architecture(parts: list[Part], title: str) -> Figure:
         drawing.add_patch(
             Rectangle((i - width / 2, -height / 2), width, height, facecolor="C0", alpha=0.35, edgecolor="C0")
         )
-        shape = "×".join(map(str, part.shape)) or "not on the way to the logits"
+        shape = "×".join(map(str, part.shape)) or ("inside the others" if part.gflops else "not used at test")
         drawing.text(i, -height / 2 - 0.6, shape, ha="center", va="top", fontsize=7, wrap=True)
     tallest = max((max(part.shape[1:], default=1) for part in parts if part.shape), default=1) ** 0.5
     drawing.set(xlim=(-0.6, len(parts) - 0.4), ylim=(-tallest / 2 - 3, tallest / 2 + 1), title=title, yticks=[])
@@ -34,14 +34,15 @@ def architecture(parts: list[Part], title: str) -> Figure:
 
 
 def costs(values: dict[str, tuple[int, float]], title: str) -> Figure:
-    """Each network's (parameters, GFLOPs) as a named point on two logarithmic axes."""
+    """Each network's (parameters, GFLOPs) as a named point on two logarithmic axes; timm's are grey squares."""
     figure, axes = new_figure(size=(9, 5.5))
     axes = axes[0, 0]
-    for name, (parameters, gflops) in values.items():
-        axes.plot(
-            parameters / 1e6, gflops, "s" if name.startswith("timm:") else "o", color="0.6" if ":" in name else "C0"
-        )
-        axes.annotate(name, (parameters / 1e6, gflops), xytext=(5, 3), textcoords="offset points", fontsize=8)
+    for i, (name, (parameters, gflops)) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+        theirs = name.startswith("timm:")
+        axes.plot(parameters / 1e6, gflops, "s" if theirs else "o", color="0.6" if theirs else "C0")
+        where = {"xytext": (-5, 3 + 8 * (i % 2)), "ha": "right", "color": "0.4"} if theirs else {"xytext": (6, 4)}
+        label = name.removeprefix("timm:")
+        axes.annotate(label, (parameters / 1e6, gflops), textcoords="offset points", fontsize=8, **where)
     axes.set(xscale="log", yscale="log", xlabel="parameters, million", title=title)
     axes.set_ylabel("GFLOPs a face (a multiply-add is two)")
     axes.margins(0.12)

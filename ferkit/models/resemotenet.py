@@ -2,7 +2,7 @@
 
 Paper: Roy et al. 2024, arXiv 2409.10545. Official code: github.com/ArnabKumarRoy02/ResEmoteNet.
 Input: (N, 3, H, W), grey repeated, 64x64, ImageNet's mean and std removed; H and W at least 8.
-Parameters: 80,238,599 for 7 classes, 74 million of them in the two widest residual blocks.
+Parameters: 80,238,599 for 7 classes, 73 million of them in the last two residual blocks.
 Claimed: 79.79 % on FER2013, with test images in the training folder. Measured: README's table.
 Weights start as PyTorch starts them, as in the official code.
 At 64x64 the last map is 1x1, so class-activation maps are taken after squeeze and excitation, at 8x8.
