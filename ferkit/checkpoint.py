@@ -52,16 +52,16 @@ class State:
         with whole_file(path) as temporary:
             torch.save(values | {k: getattr(self, k).state_dict() for k in self._MODULES}, temporary)
 
-    def restore(self, path: Path, device: torch.device) -> None:
+    def restore(self, path: Path) -> None:
+        """Go on from a saved state; DataError for a damaged file."""
         try:
-            values = torch.load(path, map_location=device, weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
+            values = torch.load(path, map_location="cpu", weights_only=True)  # loading moves what belongs on the device
+            for key in self._MODULES:
+                getattr(self, key).load_state_dict(values.pop(key))
+        except Exception as error:  # torch raises many kinds for a damaged file, or one of another model
             raise DataError(f"{path}: damaged checkpoint ({error}); delete it to train again from the start") from error
         for key, value in values.items():
-            if key in self._MODULES:
-                getattr(self, key).load_state_dict(value)
-            else:
-                setattr(self, key, value)
+            setattr(self, key, value)
 
 
 @contextmanager
@@ -77,16 +77,18 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(folder: Path, recipe: Recipe, training: Faces) -> None:
-    """Write recipe.json, or check that the one that is there says the same."""
+def claim(folder: Path, recipe: Recipe, training: Faces, start: dict) -> None:
+    """Write recipe.json, or check that the one that is there says the same; an empty start agrees with any."""
     path = folder / "recipe.json"
-    wanted = json.loads(json.dumps({"recipe": asdict(recipe), "training": training.fingerprint}))
+    wanted = json.loads(json.dumps({"recipe": asdict(recipe), "training": training.fingerprint, "start": start}))
     if not path.exists():
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(wanted, indent=1) + "\n")
         return
     found = json.loads(path.read_text())
     differs = [k for k, v in wanted["recipe"].items() if found["recipe"].get(k) != v]
+    if start and found.get("start") != start:
+        raise DataError(f"{folder} holds a run that started from other weights; name another folder or delete this one")
     if differs or found["training"] != wanted["training"]:
         what = f"recipe ({', '.join(differs)})" if differs else "training data"
         raise DataError(f"{folder} holds a run of another {what}; name another folder or delete this one")

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ferkit import DataError, __version__
@@ -128,6 +129,8 @@ def train_recipe(arguments: argparse.Namespace) -> None:
     from ferkit.recipes import get_recipe
 
     recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **_changes(arguments.changes))
+    if arguments.weights and not recipe.pretrained:  # not the run that starts at random
+        recipe = replace(recipe, name=f"{recipe.name}+weights={Path(arguments.weights).stem}")
     faces = sources.load(arguments.data)
     folder = Path(arguments.out or records.run_folder(recipe, faces))
     record = records.run(recipe, faces, folder, arguments.device, arguments.weights)

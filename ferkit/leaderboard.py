@@ -53,6 +53,8 @@ def _check_group(runs: list[tuple[Path, dict]]) -> None:
     recipes = [record["recipe"] for _, record in runs]
     if any(recipe | {"seed": 0} != recipes[0] | {"seed": 0} for recipe in recipes):
         raise ValueError(f"{where} share a recipe's name and differ in the recipe; rename one")
+    if any(record["start"] != runs[0][1]["start"] for _, record in runs):
+        raise ValueError(f"{where} share a recipe's name and started from other weights; rename one")
     if len({recipe["seed"] for recipe in recipes}) < len(recipes):
         raise ValueError(f"{where} repeat a seed; a mean over seeds takes each once")
 

@@ -24,7 +24,7 @@ from ferkit.labels import UNLABELLED, USAGES
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.predict import VIEWS, logits, pick_device
 from ferkit.recipe import Recipe
-from ferkit.train import State, fit
+from ferkit.train import State, file_start, fit
 from ferkit.weights import load_weights
 
 SCHEMA = 1
@@ -49,6 +49,8 @@ def run(
         record = read_record(folder)
         if Recipe(**record["recipe"]) != recipe or record["data"]["fingerprint"] != faces.fingerprint:
             raise DataError(f"{folder} holds the record of another recipe or other data; name another folder")
+        if weights and record["start"] != file_start(weights):
+            raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
         return record
     splits = faces.split("Training"), faces.split("PublicTest")
     state = fit(recipe, *splits, folder, device=device, source=code_version(), weights=weights)

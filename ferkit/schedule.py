@@ -16,15 +16,20 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer in ("nesterov", "sgd"):
         nesterov = recipe.optimizer == "nesterov" and recipe.momentum > 0
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, foreach=True)
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
-    return kinds[recipe.optimizer](groups, lr=recipe.lr, foreach=True)
+    if recipe.optimizer == "radam":  # as its authors' code decays weights
+        return torch.optim.RAdam(groups, lr=recipe.lr, decoupled_weight_decay=True, foreach=True)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    return kind(groups, lr=recipe.lr, foreach=True)
 
 
 def learning_rate(recipe: Recipe, epoch: float, history: list[float]) -> float:
-    """The rate at an epoch, counted from 0 with a fraction, after PublicTest accuracies of the epochs before it."""
+    """The rate at an epoch, counted from 0 with a fraction, after PublicTest accuracies of the epochs before it.
+
+    A trunk that thaws begins a second phase: at its own rate, and with plateaus counted anew.
+    """
     peak = recipe.lr
     if recipe.frozen and epoch >= recipe.frozen:
-        peak *= recipe.thaw
+        peak, history = peak * recipe.thaw, history[recipe.frozen :]
     if epoch < recipe.warmup:
         return peak * (epoch + 0.01) / (recipe.warmup + 0.01)
     if recipe.schedule == "constant":
@@ -49,6 +54,10 @@ def _plateaus(history: list[float], patience: int) -> int:
 
 
 def is_over(recipe: Recipe, history: list[float]) -> bool:
-    """Whether training is done: every epoch, or `patience` of them without a better PublicTest accuracy."""
-    stale = len(history) - 1 - history.index(max(history)) if history else 0
+    """Whether training is done: every epoch, or `patience` of them without a better PublicTest accuracy.
+
+    Before a frozen trunk has thawed it is not, and its epochs do not count as stale.
+    """
+    phase = history[recipe.frozen :]
+    stale = len(phase) - 1 - phase.index(max(phase)) if phase else 0
     return len(history) >= recipe.epochs or (recipe.patience > 0 and stale >= recipe.patience)

@@ -39,7 +39,7 @@ def fit(
 
     training and public: labelled faces of those two splits. `source` describes the code (records.code_version) and
     is kept with the state. `weights`: a file to start from (models.create_model's `pretrained`).
-    A finished run returns at once, an interrupted one continues; the result is the same.
+    A finished run returns at once, an interrupted one continues; the result is the same, on a CPU to the last bit.
     Raises DataError for unlabelled or missing faces, a folder of another recipe or other data, a damaged checkpoint,
     weights that are not there or do not fit; FloatingPointError when the loss is no longer finite (the last good epoch
     stays in last.pt).
@@ -53,9 +53,11 @@ def fit(
     with alone(folder), torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         going_on = (folder / "last.pt").exists()
         state = _start(recipe, training, where, False if going_on else weights or recipe.pretrained)
-        claim(folder, recipe, training)
+        claim(folder, recipe, training, file_start(weights) if weights else state.start)
         if going_on:
-            state.restore(folder / "last.pt", where)
+            state.restore(folder / "last.pt")
+            if state.best_epoch == state.epoch - 1:  # a kill may have come between the state and its best weights
+                save_weights(state.ema, folder / "best.safetensors", recipe, training.classes)
         elif recipe.precision == "auto":
             _choose_precision(state, training, recipe)
         if not is_over(recipe, state.history):
@@ -77,8 +79,14 @@ def _start(recipe: Recipe, training: Faces, device: torch.device, pretrained: bo
 def _describe_start(model: nn.Module, recipe: Recipe, pretrained: bool | str | Path) -> dict[str, str]:
     """Where the first weights came from, for the record."""
     if pretrained is not True:
-        return {"file": Path(pretrained).name, "sha256": hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()}
+        return file_start(pretrained)
     return {"library": recipe.model if recipe.model.startswith("timm:") else f"timm:{trunk_of(model, '').library}"}
+
+
+def file_start(path: str | Path) -> dict[str, str]:
+    """A file of weights as the record of a run that started from it names it."""
+    with open(path, "rb") as file:
+        return {"file": Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _choose_precision(state: State, training: Faces, recipe: Recipe) -> None:
@@ -118,26 +126,28 @@ def _train(recipe: Recipe, training: Faces, public: Faces, folder: Path, state: 
         if not math.isfinite(loss):
             raise FloatingPointError(f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr, in another folder")
         accuracy = (logits(state.ema, public.images).argmax(1) == public.labels.cpu()).float().mean().item()
-        if accuracy > state.best:
+        better = accuracy > state.best
+        if better:
             state.best, state.best_epoch = accuracy, epoch
-            save_weights(state.ema, folder / "best.safetensors", recipe, training.classes)
         seconds = time.perf_counter() - start
         state.seconds += seconds
         state.cpu_seconds += time.process_time() - cpu
         state.epoch = epoch + 1
-        lr = f"{state.optimizer.param_groups[0]['lr']:.5f}"
+        lr = f"{state.optimizer.param_groups[0]['lr']:.3g}"
         row = (epoch + 1, recipe.side(epoch), lr, f"{loss:.4f}", f"{accuracy:.4f}", f"{seconds:.1f}")
         state.rows.append(list(map(str, row)))
         with whole_file(folder / "log.csv") as temporary, open(temporary, "w", newline="") as file:
             csv.writer(file).writerows([LOG_FIELDS, *state.rows])
         state.save(folder / "last.pt")
+        if better:
+            save_weights(state.ema, folder / "best.safetensors", recipe, training.classes)
         bar.set_postfix(loss=f"{loss:.3f}", PublicTest=f"{accuracy:.2%}", best=f"{state.best:.2%}")
         bar.update()
-        if is_over(recipe, state.history):
-            break
         if bar.disable:  # no terminal: a line an epoch
             print(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
                   f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
+        if is_over(recipe, state.history):
+            break
     bar.close()
 
 
@@ -207,6 +217,7 @@ def _average(ema: nn.Module, model: nn.Module, decay: float, step: int) -> None:
 
 def _key(*parts: int) -> int:
     """A 63-bit seed from (seed, epoch, step): the same whatever ran before it."""
+    parts = (*parts, 1)  # SeedSequence takes (3,) and (3, 0) for the same
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 

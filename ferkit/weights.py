@@ -30,7 +30,10 @@ def load_weights(path: str | Path) -> tuple[nn.Module, Recipe, tuple[str, ...]]:
     weights, metadata = read_weights(path)
     if "recipe" not in metadata:
         raise DataError(f"{path}: not weights that ferkit saved; it has no recipe inside")
-    recipe, classes = Recipe(**json.loads(metadata["recipe"])), tuple(json.loads(metadata["classes"]))
+    try:
+        recipe, classes = Recipe(**json.loads(metadata["recipe"])), tuple(json.loads(metadata["classes"]))
+    except (TypeError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: its recipe is not one of this version of ferkit ({error})") from error
     model = create_model(recipe.model, len(classes), **recipe.options)
     load_exactly(model.state_dict(), weights, str(path))
     return model.to(memory_format=torch.channels_last).eval(), recipe, classes

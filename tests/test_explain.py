@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ferkit.explain import cam_maps
-from ferkit.models import create_model, list_models
+from ferkit.models import InputSpec, create_model, list_models
 from ferkit.synthetic import embedded_faces
 
 SMALL = {"width": 16, "size": 64}
@@ -19,24 +19,23 @@ def test_maps_lie_on_the_faces_own_grid(name):
 
 
 def test_a_map_shows_the_place_that_decides():
-    """A network whose only logit reads the upper left quarter must be shown to look there."""
-    model = create_model("vgg_fer", width=4, size=64)
-    features = torch.nn.Conv2d(1, 1, 1)
-    torch.nn.init.ones_(features.weight), torch.nn.init.zeros_(features.bias)
+    """One feature finds the bright square, the other the dark one; each class reads one and must be shown there."""
 
-    class Corner(torch.nn.Module):
-        cam_layer = "features"
-        input_spec = model.input_spec
+    class Squares(torch.nn.Module):
+        cam_layer, input_spec = "features", InputSpec(64, mean=0.0, std=1.0)
 
         def __init__(self) -> None:
             super().__init__()
-            self.features = features
+            self.features = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.ReLU())
+            self.features[0].weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
+            self.features[0].bias.data = torch.tensor([-0.6, 0.4])
 
         def forward(self, x):
-            seen = self.features(x)[:, :, :32, :32].mean((1, 2, 3))
-            return torch.stack([seen, -seen], 1)
+            return self.features(x).mean((2, 3))
 
-    images = torch.zeros(1, 64, 64, dtype=torch.uint8)
-    images[:, 8:24, 8:24] = 255
-    (found,) = cam_maps(Corner(), images, torch.tensor([0]))
-    assert found[8:24, 8:24].mean() > 0.9 and found[40:, 40:].mean() < 0.1
+    images = torch.full((1, 64, 64), 128, dtype=torch.uint8)
+    images[:, 8:24, 8:24], images[:, 40:56, 40:56] = 255, 0
+    bright, dark = (slice(None), slice(8, 24), slice(8, 24)), (slice(None), slice(40, 56), slice(40, 56))
+    for label, here, elsewhere in ((0, bright, dark), (1, dark, bright)):
+        maps = cam_maps(Squares(), images, torch.tensor([label]))
+        assert maps[here].mean() > 0.9 and maps[elsewhere].mean() < 0.1

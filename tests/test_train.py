@@ -52,10 +52,8 @@ def test_selected_weights_are_the_reported_ones(finished, faces):
     assert recipe == TINY and classes == faces.classes
 
 
-@pytest.mark.parametrize("epochs_before", [1, 3])
-def test_an_interrupted_run_ends_bit_for_bit_like_the_uninterrupted(
-    finished, faces, tmp_path, monkeypatch, epochs_before
-):
+def interrupt(recipe, faces, folder, monkeypatch, epochs_before):
+    """Train, stop after so many epochs, and go on."""
     real, left = train._train_epoch, [epochs_before]
 
     def stop_after(*arguments):
@@ -66,15 +64,33 @@ def test_an_interrupted_run_ends_bit_for_bit_like_the_uninterrupted(
 
     monkeypatch.setattr(train, "_train_epoch", stop_after)
     with pytest.raises(KeyboardInterrupt):
-        fit(TINY, faces, tmp_path)
+        fit(recipe, faces, folder)
     monkeypatch.undo()
     torch.rand(100)  # whatever else happened in between
-    fit(TINY, faces, tmp_path)
+    fit(recipe, faces, folder)
+
+
+@pytest.mark.parametrize("epochs_before", [1, 3])
+def test_an_interrupted_run_ends_bit_for_bit_like_the_uninterrupted(
+    finished, faces, tmp_path, monkeypatch, epochs_before
+):
+    interrupt(TINY, faces, tmp_path, monkeypatch, epochs_before)
     ours, theirs = (torch.load(f / "last.pt", weights_only=True) for f in (tmp_path, finished[0]))
     for part in ("model", "ema"):
         assert all(torch.equal(ours[part][k], theirs[part][k]) for k in theirs[part])
     best = [load_file(f / "best.safetensors") for f in (tmp_path, finished[0])]
     assert all(torch.equal(best[0][k], best[1][k]) for k in best[1])
+
+
+def test_a_run_with_phases_and_plateaus_is_resumed_to_the_bit(faces, tmp_path, monkeypatch):
+    recipe = Recipe("p", "patt_lite", {"width": 16, "size": 64, "patch": 1}, optimizer="adam", lr=1e-3, clip=3.0,
+                    schedule="plateau", plateau=(0.1, 0), frozen=2, thaw=0.1, batch_size=32, stages=((4, 64),),
+                    class_weights=True, policy="patt_lite", precision="float32")  # fmt: skip
+    fit(recipe, faces, tmp_path / "whole")
+    interrupt(recipe, faces, tmp_path / "cut", monkeypatch, 2)
+    ours, theirs = (torch.load(tmp_path / f / "last.pt", weights_only=True) for f in ("cut", "whole"))
+    for part in ("model", "ema"):
+        assert all(torch.equal(ours[part][k], theirs[part][k]) for k in theirs[part])
 
 
 def test_kill_9_leaves_nothing_corrupt(tmp_path):
@@ -206,18 +222,24 @@ def test_plateaus_floors_cycles_and_stops():
     assert schedule.learning_rate(recipe, 50, [0.9] * 50) == 1e-6
     waves = Recipe("r", lr=1.0, warmup=0.0, cycle=3.0, stages=((9, 48),))
     assert [schedule.learning_rate(waves, e, []) for e in (0, 1.5, 3, 4.5)] == pytest.approx([1, 0.5, 1, 0.5])
+    phases = Recipe("r", lr=1.0, warmup=0.0, schedule="plateau", plateau=(0.1, 0), frozen=4, thaw=0.5, patience=2,
+                    stages=((99, 48),))  # fmt: skip
+    stale = [0.5, 0.4, 0.4, 0.4, 0.3, 0.2, 0.2]
+    assert [schedule.learning_rate(phases, n, stale[:n]) for n in (3, 4, 6)] == pytest.approx([0.01, 0.5, 0.05])
+    assert [schedule.is_over(phases, stale[:n]) for n in (4, 6, 7)] == [False, False, True]
     thawed = Recipe("r", lr=1.0, warmup=0.0, schedule="constant", frozen=2, thaw=0.01)
     assert [schedule.learning_rate(thawed, e, []) for e in (0, 1.9, 2)] == [1, 1, 0.01]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "radam"])
 def test_every_optimizer_learns_something(optimizer, faces, tmp_path):
-    lr = 0.05 if optimizer == "sgd" else 0.005
-    recipe = Recipe("o", options={"width": 8}, optimizer=optimizer, lr=lr, stages=((4, 24),), batch_size=16,
-                    clip=1.0, class_weights=True, precision="float32", schedule="constant", ema=0.0)  # fmt: skip
+    lr = {"sgd": 0.1, "radam": 0.02}.get(optimizer, 0.005)
+    recipe = Recipe("o", options={"width": 8, "drop": 0.0}, optimizer=optimizer, lr=lr, stages=((10, 24),),
+                    batch_size=8, policy="none", clip=5.0, class_weights=True, label_smoothing=0.0, precision="float32",
+                    schedule="constant", ema=0.0)  # fmt: skip
     fit(recipe, faces, tmp_path)
     losses = [float(row["loss"]) for row in records.read_log(tmp_path)]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] - 0.3  # a few faces can be learned by heart
 
 
 def test_a_frozen_trunk_stays_as_it_started_and_then_thaws(faces, tmp_path):
@@ -242,6 +264,20 @@ def test_a_frozen_trunk_stays_as_it_started_and_then_thaws(faces, tmp_path):
     assert not any(torch.equal(states[1][k], start.state_dict()[k]) for k in trunk if k.endswith("weight"))
     assert not torch.equal(states[0]["head.weight"], start.state_dict()["head.weight"])
     assert record["start"]["file"] == "start.safetensors" and len(record["start"]["sha256"]) == 64
+
+
+def test_other_weights_are_not_taken_for_the_same_run(faces, tmp_path):
+    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        save_weights(create_model("compact", width=8), file, Recipe("s", options={"width": 8}), faces.classes)
+    recipe = Recipe("w", options={"width": 8}, stages=((1, 24),), batch_size=32, precision="float32")
+    record = records.run(recipe, faces, tmp_path / "run", weights=files[0])
+    assert records.run(recipe, faces, tmp_path / "run", weights=files[0]) == record
+    with pytest.raises(DataError, match="started from other weights"):
+        records.run(recipe, faces, tmp_path / "run", weights=files[1])
+    with pytest.raises(DataError, match="started from other weights"):
+        train.fit(recipe, faces.split("Training"), faces.split("PublicTest"), tmp_path / "run", weights=files[1])
 
 
 def test_weights_that_are_not_there_leave_no_run_behind(faces, tmp_path):

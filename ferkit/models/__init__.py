@@ -87,7 +87,10 @@ def create_model(
         start = False if whole else pretrained
         model = timm_model(name.removeprefix("timm:"), num_classes, size=size, pretrained=start, **options)
     elif name in _BUILDERS:
-        model = _BUILDERS[name](num_classes=num_classes, **options)
+        try:
+            model = _BUILDERS[name](num_classes=num_classes, **options)
+        except TypeError as error:
+            raise ValueError(f"{name} does not take these options: {error}") from error
     else:
         raise ValueError(f"unknown model {name!r}; choose from {list_models()}, or timm:<name> for any other of timm")
     if size:

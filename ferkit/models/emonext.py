@@ -44,8 +44,8 @@ class SpatialTransformer(nn.Module):
         return self.decide(self.look(x)).view(-1, 2, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = F.affine_grid(self.theta(x).to(x.dtype), list(x.shape), align_corners=False)
-        return F.grid_sample(x, grid, align_corners=False)
+        grid = F.affine_grid(self.theta(x).to(x.dtype), list(x.shape), align_corners=True)
+        return F.grid_sample(x, grid, align_corners=True)
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -13,8 +13,8 @@ show the error, fails `audit.batch_independence` and is refused by the leaderboa
 
 For small inputs, `patch` is the first patch layer's kernel: with 1, a 64x64 face gives the same 2x2 tokens.
 Where both differ from the code: epsilon of batch norm and padding as in timm's MobileNetV1, whose ImageNet weights
-exist for PyTorch (1e-5 and symmetric, where Keras has 1e-3 and pads right and below). New layers start as Keras starts
-them (Glorot), a trunk without ImageNet weights Kaiming-normal.
+exist for PyTorch (1e-5 and symmetric, where Keras has 1e-3 and pads right and below); PyTorch's momentum of 0.1. New
+layers start as Keras starts them (Glorot), a trunk without ImageNet weights Kaiming-normal.
 """
 
 import torch.nn.functional as F

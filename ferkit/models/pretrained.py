@@ -89,7 +89,13 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def is_saved(path: str | Path) -> bool:
     """Whether ferkit saved that file: a whole network, with its recipe inside."""
-    return "recipe" in read_weights(path)[1]
+    if Path(path).suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return "recipe" in (file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: no readable weights ({error})") from error
 
 
 def load_saved(model: nn.Module, name: str, path: str | Path) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from ferkit import DataError
 from ferkit.models import InputSpec
-from ferkit.models.pretrained import fetch
+from ferkit.models.pretrained import fetch, read_weights
 
 TIMM_MODELS = (  # the ones that tests cover
     "convnext_tiny",
@@ -38,6 +38,7 @@ def timm_model(
         options["img_size"] = size
     if pretrained:
         file = _fetch(name) if pretrained is True else pretrained
+        _check_file(file, name, in_chans, options)
         options["pretrained_cfg_overlay"] = {"file": str(file)}
     try:
         model = timm.create_model(name, bool(pretrained), num_classes=num_classes, in_chans=in_chans, **options)
@@ -52,6 +53,18 @@ def timm_model(
     model.input_spec = spec.with_channels(in_chans)
     model.cam_layer = model.feature_info[-1]["module"]
     return model
+
+
+def _check_file(file: str | Path, name: str, in_chans: int, options: dict) -> None:
+    """DataError unless a file has every tensor but the classifier's: timm itself loads what it finds, if anything."""
+    import timm
+
+    model = timm.create_model(name, in_chans=in_chans, **options)
+    classifier = tuple(f"{layer}." for layer in [model.pretrained_cfg["classifier"]] if isinstance(layer, str))
+    missing = sorted(set(model.state_dict()) - set(read_weights(file)[0]))
+    missing = [tensor for tensor in missing if not tensor.startswith(classifier)]
+    if missing:
+        raise DataError(f"{file}: not weights of timm's {name}; it lacks {len(missing)} tensors, e.g. {missing[0]}")
 
 
 def _fetch(name: str) -> Path:
