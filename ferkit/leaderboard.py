@@ -7,7 +7,7 @@ import numpy as np
 
 from ferkit.atomic import whole_file
 from ferkit.audit import INDEPENDENT
-from ferkit.metrics import N_RESAMPLES, stratified
+from ferkit.metrics import percentiles, resamples
 from ferkit.records import find_records, interval, load_logits, project_root
 
 QUICK = re.compile(r"-quick(\+|$)")  # recipes that are no result
@@ -89,7 +89,7 @@ def mean_accuracy(folders: list[Path], usage: str = "PrivateTest") -> dict[str, 
     if any(not np.array_equal(a[f"{usage}_rows"], rows) for a in arrays):
         raise ValueError(f"{', '.join(map(str, folders))} were measured on different images of {usage}")
     hits = np.mean([a[f"{usage}_logits"].argmax(1) == labels for a in arrays], 0)
-    low, high = np.percentile(hits[stratified(labels, N_RESAMPLES, np.random.default_rng(0))].mean(1), (2.5, 97.5))
+    low, high = percentiles(np.concatenate([hits[rows].mean(1) for rows in resamples(labels)]))
     return {"value": hits.mean(), "low": low, "high": high}
 
 

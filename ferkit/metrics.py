@@ -1,6 +1,6 @@
 """Logits in, numbers out: accuracy, balanced accuracy, macro F1, calibration, per class, bootstrap intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -42,40 +42,48 @@ def _headlines(labels: np.ndarray, probabilities: np.ndarray) -> Callable[[np.nd
     loss = -np.log(np.maximum(probabilities[np.arange(n), labels], 1e-12))
     present = np.bincount(labels, minlength=n_classes) > 0
 
-    def compute(resamples: np.ndarray) -> dict[str, np.ndarray]:
-        b = len(resamples)
+    def compute(resampled: np.ndarray) -> dict[str, np.ndarray]:
+        b = len(resampled)
         offset = np.arange(b)[:, None]
-        cells = np.bincount((cell[resamples] + offset * n_classes**2).ravel(), minlength=b * n_classes**2)
+        cells = np.bincount((cell[resampled] + offset * n_classes**2).ravel(), minlength=b * n_classes**2)
         matrix = cells.reshape(b, n_classes, n_classes)
         scores = per_class(matrix)
-        gap = np.bincount((bins[resamples] + offset * N_BINS).ravel(), error[resamples].ravel(), b * N_BINS)
+        gap = np.bincount((bins[resampled] + offset * N_BINS).ravel(), error[resampled].ravel(), b * N_BINS)
         return {
             "accuracy": np.trace(matrix, axis1=1, axis2=2) / n,
             "balanced_accuracy": scores["recall"][:, present].mean(1),
             "macro_f1": scores["f1"][:, present].mean(1),
             "ece": np.abs(gap.reshape(b, N_BINS)).sum(1) / n,
-            "nll": loss[resamples].mean(1),
+            "nll": loss[resampled].mean(1),
         }
 
     return compute
 
 
-def stratified(labels: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Row numbers (n_resamples, N): every class is resampled within itself, so that class sizes stay."""
-    columns = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        columns.append(rows[rng.integers(0, len(rows), (n_resamples, len(rows)))])
-    return np.concatenate(columns, 1)
+def resamples(labels: np.ndarray, n_resamples: int = N_RESAMPLES, chunk: int = 250) -> Iterator[np.ndarray]:
+    """The bootstrap's row numbers (up to `chunk`, N) a turn, the same whenever asked for the same labels.
+
+    Stratified: every class is resampled within itself, so that class sizes stay (Efron 1979).
+    """
+    rng, strata = np.random.default_rng(0), [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    for start in range(0, n_resamples, chunk):
+        size = min(chunk, n_resamples - start)
+        yield np.concatenate([rows[rng.integers(0, len(rows), (size, len(rows)))] for rows in strata], 1)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The 2.5 and 97.5 percentiles of a bootstrap's values: the ends of a 95 % interval."""
+    low, high = np.percentile(values, (2.5, 97.5))
+    return round(float(low), 6), round(float(high), 6)
 
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], n_resamples: int = N_RESAMPLES) -> dict:
     """Every metric of logits (N, C) against labels (N,), as plain JSON values; each headline as {value, low, high}.
 
-    low and high are the 2.5 and 97.5 percentiles of a stratified bootstrap with a fixed seed (Efron 1979): they
-    speak of the images that were drawn, not of the seeds of training; those of ECE lie high, since a resample's bins
-    are noisier. ECE has 15 equal bins; nll is in nats; macro
-    means go over the classes that occur. Raises ValueError for no images, a shape mismatch or infinite logits.
+    low and high are the ends of a stratified bootstrap's 95 % interval: they speak of the images that were drawn, not
+    of the seeds of training; those of ECE lie high, since a resample's bins are noisier. ECE has 15 equal bins; nll is
+    in nats; macro means go over the classes that occur. Raises ValueError for no images, a shape mismatch or infinite
+    logits.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     if logits.shape != (len(labels), len(classes)) or not len(labels):
@@ -84,21 +92,16 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], n
         raise ValueError(f"{(~np.isfinite(logits)).any(1).sum()} images have logits that are not finite")
     compute = _headlines(labels, softmax(logits))
     point = compute(np.arange(len(labels))[None])
-    rng = np.random.default_rng(0)
-    chunks = [compute(stratified(labels, k, rng)) for k in _chunks(n_resamples, 250)]
+    chunks = [compute(rows) for rows in resamples(labels, n_resamples)]
     matrix = confusion(labels, logits.argmax(1), len(classes))
     scores = per_class(matrix)
     result: dict = {"n": len(labels)}
     for name in HEADLINES:
-        low, high = np.percentile(np.concatenate([chunk[name] for chunk in chunks]), (2.5, 97.5))
-        result[name] = {"value": round(float(point[name][0]), 6), "low": round(low, 6), "high": round(high, 6)}
+        low, high = percentiles(np.concatenate([chunk[name] for chunk in chunks]))
+        result[name] = {"value": round(float(point[name][0]), 6), "low": low, "high": high}
     result["per_class"] = {
         name: {key: round(float(scores[key][i]), 6) for key in scores} | {"n": int(matrix[i].sum())}
         for i, name in enumerate(classes)
     }
     result["confusion"] = matrix.tolist()
     return result
-
-
-def _chunks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]

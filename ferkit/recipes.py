@@ -79,16 +79,17 @@ QUICK = {
     "resemotenet": dict(options={"width": 8, "size": 48}, stages=((20, 48),)) | _ADAM | dict(lr=1e-3),
     "vgg_fer": dict(options={"width": 16}, stages=((12, 40),)) | _ADAM | dict(lr=1e-3),
     "resnet18_fer": dict(options={"width": 16}, stages=((8, 40),)),
-    "patt_lite": dict(options={"width": 16, "size": 64, "patch": 1}, stages=((14, 64),)) | _ADAM,
-    "patt_lite_batch": dict(options={"width": 16, "size": 64, "patch": 1}, stages=((32, 64),)) | _ADAM,
+    "patt_lite": dict(options={"width": 16, "size": 64, "patch": 1}, stages=((14, 64),)) | _ADAM | dict(lr=0.01),
     "residual_masking": dict(options={"width": 16, "size": 64}, stages=((8, 64),)),
     "resnet34": dict(options={"width": 16, "size": 64}, stages=((12, 64),)),
     "emonext_tiny": dict(options={"width": 16, "depths": (1, 1, 3, 1), "size": 64}, stages=((16, 64),))
     | _ADAM
     | dict(lr=1e-3),
 }
-for table in (PAPER, HOUSE, CPU):
-    table["patt_lite_batch"] = table["patt_lite"]
+PAPER["patt_lite_batch"] = PAPER["patt_lite"]
+for table, stage in ((HOUSE, (8, 224)), (CPU, (4, 64)), (QUICK, (6, 64))):  # the same tensors: goes on from its weights
+    rate = table["patt_lite"]["lr"] / 5
+    table["patt_lite_batch"] = table["patt_lite"] | dict(lr=rate, stages=(stage,), pretrained=False)
 for size in ("small", "base", "large", "xlarge"):
     for table in (PAPER, HOUSE):
         table[f"emonext_{size}"] = table["emonext_tiny"]

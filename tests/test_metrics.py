@@ -3,7 +3,7 @@ import pytest
 from sklearn import metrics as sk
 
 from ferkit.labels import CLASSES
-from ferkit.metrics import evaluate, softmax, stratified
+from ferkit.metrics import evaluate, resamples, softmax
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_accuracy_interval_is_near_the_normal_one():
 
 def test_resamples_keep_class_sizes():
     labels = np.array([0] * 5 + [1] * 3)
-    drawn = labels[stratified(labels, 10, np.random.default_rng(0))]
+    drawn = labels[next(resamples(labels, 10))]
     assert (np.sort(drawn, 1) == labels).all()
 
 

@@ -57,7 +57,7 @@ def settle(model: torch.nn.Module) -> torch.nn.Module:
     model.eval()
     for name, parameter in model.named_parameters():
         if name.endswith(("bn2.weight", "bn3.weight")):  # the ends of timm's branches; full ones amplify rounding
-            torch.nn.init.constant_(parameter, 0.2)
+            torch.nn.init.constant_(parameter, 0.05)
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.train().momentum = 1.0

@@ -41,6 +41,7 @@ def test_the_embedded_notebooks_run(tmp_path, monkeypatch):
     try:
         assert cli.main(arguments) == 0
         metrics = records.read_record(runs / "compact-quick-s77")["metrics"]
+        assert records.read_record(runs / "patt_lite_batch-quick-s77")["batch_independence"] > 0.05  # 04's point
     finally:
         clear()
     accuracy = (metrics["PublicTest"]["accuracy"]["value"] + metrics["PrivateTest"]["accuracy"]["value"]) / 2
