@@ -46,9 +46,9 @@ def clean_mask(faces: Faces, usage: str) -> Tensor:
     images, pool = faces.split(usage).images, faces.split("Training").images
     if not len(images) or not len(pool):
         return torch.ones(len(images), dtype=torch.bool)
-    exact = _pixels(faces, "Training")  # pictures of one grey correlate with nothing, but are copies all the same
-    different = torch.tensor([image.tobytes() not in exact for image in images.numpy()])
-    return (nearest(images, pool)[0] < COPY) & different
+    mine = [image.tobytes() for image in images.numpy()]
+    both = set(mine).intersection(image.tobytes() for image in pool.numpy())  # one grey correlates with nothing
+    return (nearest(images, pool)[0] < COPY) & torch.tensor([pixels not in both for pixels in mine])
 
 
 def describe(faces: Faces) -> str:

@@ -60,17 +60,29 @@ def get_policy(name: str) -> Policy:
     return POLICIES[name]
 
 
-def augment(images: Tensor, policy: Policy, generator: Generator, size: int | None = None) -> Tensor:
+def augment(
+    images: Tensor,
+    policy: Policy,
+    generator: Generator,
+    size: int | None = None,
+    rows: Tensor | None = None,
+    n: int = 0,
+) -> Tensor:
     """uint8 (N, H, W) -> float32 (N, 1, size, size) in [0, 1], each image with parameters of its own.
 
     `size` (default H) resizes in the same resample. `generator` lives on the CPU, so that a seed draws the same
-    parameters on every device. Mixing images (mixup, CutMix) changes the targets too and is `mix`.
+    parameters on every device. With `rows` (N,), the images are those rows of a batch of n and get what they would
+    get in it: processes that share a batch augment it as one would. Mixing images (mixup, CutMix) changes the targets
+    too: `draw_mixing`.
     """
     x = images[:, None].float() / 255
-    n, size = len(x), size or images.shape[-1]
+    n, size = n or len(x), size or images.shape[-1]
+
+    def of_rows(drawn: Tensor) -> Tensor:
+        return (drawn if rows is None else drawn[rows]).to(x.device, non_blocking=True)
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(n).uniform_(low, high, generator=generator).to(x.device, non_blocking=True)
+        return of_rows(torch.empty(n).uniform_(low, high, generator=generator))
 
     def symmetric(limit: float) -> Tensor:
         return uniform(-limit, limit)
@@ -87,7 +99,7 @@ def augment(images: Tensor, policy: Policy, generator: Generator, size: int | No
     x = _photometric(x, policy, symmetric)
     if policy.noise:
         sigma = uniform(0, policy.noise).view(-1, 1, 1, 1)
-        x = (x + sigma * torch.randn(x.shape, generator=generator).to(x.device)).clamp_(0, 1)
+        x = (x + sigma * of_rows(torch.randn((n, *x.shape[1:]), generator=generator))).clamp_(0, 1)
     return _erase(x, policy.erase, uniform) if policy.erase else x
 
 
@@ -136,25 +148,40 @@ def _erase(x: Tensor, probability: float, uniform) -> Tensor:
     return torch.where(inside & hit.view(-1, 1, 1, 1), grey.view(-1, 1, 1, 1), x)
 
 
-def mix(x: Tensor, targets: Tensor, policy: Policy, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix of a batch with itself, one draw a batch: images (N, C, H, W) and soft targets (N, n_classes)."""
+@dataclass(frozen=True)
+class Mixing:
+    """Mixup or CutMix of a batch with itself: image i keeps `keep` of itself, the rest is that of partner[i]."""
+
+    partner: Tensor  # (n,) rows of the batch
+    keep: float
+    box: tuple[slice, slice] | None = None  # rows and columns that CutMix takes from the partner
+
+    def images(self, x: Tensor, other: Tensor) -> Tensor:
+        """Images (N, C, H, W) mixed with their partners' (N, C, H, W)."""
+        if self.box is None:
+            return torch.lerp(other, x, self.keep)
+        x = x.clone()
+        x[..., self.box[0], self.box[1]] = other[..., self.box[0], self.box[1]]
+        return x
+
+    def targets(self, targets: Tensor, other: Tensor) -> Tensor:
+        """Soft targets (N, n_classes) of the mixed images."""
+        return torch.lerp(other, targets, self.keep)
+
+
+def draw_mixing(policy: Policy, n: int, side: int, generator: Generator) -> Mixing | None:
+    """One draw for a batch of n images of that side; None for a policy that does not mix."""
     if not (policy.mixup or policy.cutmix):
-        return x, targets
+        return None
     cut = bool(policy.cutmix) and (not policy.mixup or bool(torch.rand((), generator=generator) < 0.5))
     alpha = policy.cutmix if cut else policy.mixup
     gammas = torch._standard_gamma(torch.full((2,), alpha), generator=generator)
     keep = float(gammas[0] / gammas.sum())  # Beta(alpha, alpha) from two Gammas, drawn with our own generator
-    partner = torch.randperm(len(x), generator=generator).to(x.device)
-    if cut:
-        (height, width), side = x.shape[-2:], math.sqrt(1 - keep)
-        top = int(torch.randint(height, (), generator=generator) - side * height / 2)
-        left = int(torch.randint(width, (), generator=generator) - side * width / 2)
-        rows = slice(max(top, 0), max(top, 0) + round(side * height) + min(top, 0))
-        columns = slice(max(left, 0), max(left, 0) + round(side * width) + min(left, 0))
-        mask = torch.zeros(height, width, dtype=torch.bool, device=x.device)
-        mask[rows, columns] = True
-        keep = 1 - float(mask.float().mean())
-        x = torch.where(mask, x[partner], x)
-    else:
-        x = torch.lerp(x[partner], x, keep)
-    return x, torch.lerp(targets[partner], targets, keep)
+    partner = torch.randperm(n, generator=generator)
+    if not cut:
+        return Mixing(partner, keep)
+    half = math.sqrt(1 - keep) * side / 2
+    middle = [int(torch.randint(side, (), generator=generator)) for _ in range(2)]
+    low, high = ([max(0, min(side, round(at + sign * half))) for at in middle] for sign in (-1, 1))
+    area = (high[0] - low[0]) * (high[1] - low[1])
+    return Mixing(partner, 1 - area / side**2, (slice(low[0], high[0]), slice(low[1], high[1])))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -11,7 +11,6 @@ from torch import nn
 
 from ferkit import DataError
 from ferkit.atomic import whole_file
-from ferkit.faces import Faces
 from ferkit.recipe import Recipe
 
 try:
@@ -39,8 +38,17 @@ class State:
     rows: list = field(default_factory=list)  # of log.csv
     sources: list = field(default_factory=list)  # code versions that trained, one a start
     start: dict = field(default_factory=dict)  # the weights that it began with; empty: random ones
+    scaler: torch.amp.GradScaler = field(init=False)  # of gradients, which float16 alone needs
 
-    _MODULES = ("model", "ema", "optimizer")
+    def __post_init__(self) -> None:
+        self.use(self.precision)
+
+    def use(self, precision: str) -> None:
+        """Train in that precision."""
+        device = next(self.model.parameters()).device
+        self.precision, self.scaler = precision, torch.amp.GradScaler(device.type, enabled=precision == "float16")
+
+    _MODULES = ("model", "ema", "optimizer", "scaler")
 
     @property
     def history(self) -> list[float]:
@@ -56,12 +64,13 @@ class State:
         """Go on from a saved state; DataError for a damaged file."""
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)  # loading moves what belongs on the device
+            self.use(values.pop("precision"))
             for key in self._MODULES:
-                getattr(self, key).load_state_dict(values.pop(key))
+                getattr(self, key).load_state_dict(values.pop(key, {}))  # older ones have no scaler
+            for key, value in values.items():
+                setattr(self, key, value)
         except Exception as error:  # torch raises many kinds for a damaged file, or one of another model
             raise DataError(f"{path}: damaged checkpoint ({error}); delete it to train again from the start") from error
-        for key, value in values.items():
-            setattr(self, key, value)
 
 
 @contextmanager
@@ -77,18 +86,28 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(folder: Path, recipe: Recipe, training: Faces, start: dict) -> None:
-    """Write recipe.json, or check that the one that is there says the same; an empty start agrees with any."""
+def claim(folder: Path, recipe: Recipe, training: str, start: dict) -> None:
+    """Write recipe.json, or check that the one that is there says the same; an empty start agrees with any.
+
+    training: what tells its data from other data.
+    """
     path = folder / "recipe.json"
-    wanted = json.loads(json.dumps({"recipe": asdict(recipe), "training": training.fingerprint, "start": start}))
+    wanted = json.loads(json.dumps({"recipe": asdict(recipe), "training": training, "start": start}))
     if not path.exists():
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(wanted, indent=1) + "\n")
         return
     found = json.loads(path.read_text())
-    differs = [k for k, v in wanted["recipe"].items() if found["recipe"].get(k) != v]
+    differs = _differences(recipe, found["recipe"])
     if start and found.get("start") != start:
         raise DataError(f"{folder} holds a run that started from other weights; name another folder or delete this one")
     if differs or found["training"] != wanted["training"]:
         what = f"recipe ({', '.join(differs)})" if differs else "training data"
         raise DataError(f"{folder} holds a run of another {what}; name another folder or delete this one")
+
+
+def _differences(recipe: Recipe, found: dict) -> list[str]:
+    """Fields in which a saved recipe differs; one that it lacks has its default, so that older runs go on."""
+    defaults = {f.name: f.default for f in fields(Recipe)}
+    ours = json.loads(json.dumps(asdict(recipe)))
+    return [k for k in {**found, **ours} if k not in ours or found.get(k, defaults[k]) != ours[k]]

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,10 @@ def _run_commands(commands) -> None:
         "--out", metavar="FOLDER", help="run folder (default: below runs/<data>, named by recipe and seed)"
     )
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    train.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="train with N of them on this machine (torchrun: its own)"
+    )
+    train.add_argument("--compile", action="store_true", help="by torch.compile: a slow start, faster epochs on a GPU")
     train.set_defaults(run=train_recipe)
 
     evaluate = commands.add_parser("evaluate", help="recompute every metric of run folders from their logits")
@@ -131,11 +136,13 @@ def train_recipe(arguments: argparse.Namespace) -> None:
     recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **_changes(arguments.changes))
     if arguments.weights and not recipe.pretrained:  # not the run that starts at random
         recipe = replace(recipe, name=f"{recipe.name}+weights={Path(arguments.weights).stem}")
-    faces = sources.load(arguments.data)
+    say = print if int(os.environ.get("RANK", 0)) == 0 else (lambda _: None)  # one of torchrun's processes speaks
+    faces = sources.load(arguments.data, say=say)
     folder = Path(arguments.out or records.run_folder(recipe, faces))
-    record = records.run(recipe, faces, folder, arguments.device, arguments.weights)
-    print(records.summary(record))
-    print(f"in {folder}")
+    record = records.run(recipe, faces, folder, arguments.device, arguments.weights,
+                         processes=arguments.processes, compiled=arguments.compile)  # fmt: skip
+    say(records.summary(record))
+    say(f"in {folder}")
 
 
 def _changes(given: list[str]) -> dict:

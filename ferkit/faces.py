@@ -53,7 +53,10 @@ class Faces:
         """The faces of one of labels.USAGES, in the order of the source."""
         if usage not in USAGES:
             raise ValueError(f"unknown split {usage!r}; choose from {list(USAGES)}")
-        return self[self.usage == USAGES.index(usage)]
+        rows = (self.usage == USAGES.index(usage)).nonzero()[:, 0]
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            return self[int(rows[0]) : int(rows[-1]) + 1]  # a view: pictures stay where they are, on disk maybe
+        return self[rows]
 
     def to(self, device) -> "Faces":
         """The same faces with their tensors on `device`."""
@@ -78,5 +81,6 @@ class Faces:
         order = self.rows.argsort()
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         for part in (self.images, self.labels.to(torch.int8), self.usage):
-            digest.update(part[order].cpu().contiguous().numpy())
+            for rows in order.split(1 << 16):
+                digest.update(part[rows].cpu().contiguous().numpy())
         return digest.hexdigest()[:16]

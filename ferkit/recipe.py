@@ -4,12 +4,14 @@ from dataclasses import dataclass, field
 
 from ferkit.augment import get_policy
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 OPTIMIZERS = ("nesterov", "sgd", "adam", "adamw", "radam")  # nesterov: SGD with Nesterov momentum
-SCHEDULES = ("cosine", "constant", "plateau")
+SCHEDULES = ("cosine", "one_cycle", "constant", "plateau")
+TARGETS = ("labels", "votes")  # votes: FER+ distributions
 
 LIMITS = {"lr": 100, "ema": 1, "label_smoothing": 1, "momentum": 1, "weight_decay": 10, "thaw": 1, "clip": 1e6}
-LIMITS |= dict.fromkeys(("seed", "warmup", "cycle", "patience", "frozen"), 2**31)
+LIMITS |= {"focal": 10, "teacher_weight": 1, "temperature": 100}
+LIMITS |= dict.fromkeys(("seed", "warmup", "cycle", "patience", "frozen", "swa"), 2**31)
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,17 @@ class Recipe:
     clip: float = 0.0  # largest norm of the whole gradient; 0: any
     label_smoothing: float = 0.1
     class_weights: bool = False  # losses weighted by the inverse frequency of the class
+    focal: float = 0.0  # exponent of the focal loss; 0: cross-entropy
+    targets: str = "labels"
+    teacher: str = ""  # file with a teacher's logits on Training (losses.teacher_logits)
+    teacher_weight: float = 0.5  # its share of the loss
+    temperature: float = 2.0  # at which the teacher is followed
     ema: float = 0.998  # decay a step of the averaged weights, which are the ones that are judged
+    swa: int = 0  # last epochs in which that average is a plain one, over all their steps
     pretrained: bool = False  # start the trunk from its published ImageNet weights
     frozen: int = 0  # first epochs in which the trunk stays as it started
     thaw: float = 1.0  # factor on lr after them
-    precision: str = "auto"  # auto: bfloat16 where a short measurement shows that it is faster
+    precision: str = "auto"  # auto: the fastest that the device has (precision.choose)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
@@ -47,12 +55,15 @@ class Recipe:
         if not self.stages or any(epochs < 1 or side < 8 for epochs, side in self.stages):
             raise ValueError(f"stages must be (epochs >= 1, side >= 8) pairs, got {self.stages}")
         object.__setattr__(self, "plateau", tuple(self.plateau))
-        for name, choices in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, choices in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
+                              ("targets", TARGETS)):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {list(choices)}")
         for name, high in LIMITS.items():
             if not 0 <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in [0, {high}], got {getattr(self, name)}")
+        if self.teacher and not self.temperature:
+            raise ValueError("temperature must be above 0 to follow a teacher")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 (batch norm), got {self.batch_size}")
 

@@ -5,10 +5,12 @@ A record holds what is needed to believe a number: the recipe, the code, the dat
 
 import csv
 import json
+import math
 import platform
 import subprocess
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +24,10 @@ from ferkit.audit import BATCH_SIZES, batch_independence, clean_mask
 from ferkit.faces import Faces
 from ferkit.labels import UNLABELLED, USAGES
 from ferkit.metrics import HEADLINES, evaluate
+from ferkit.parallel import joined, launch
 from ferkit.predict import VIEWS, logits, pick_device
 from ferkit.recipe import Recipe
-from ferkit.train import State, file_start, fit
+from ferkit.train import OutOfTime, State, file_start, fit
 from ferkit.weights import load_weights
 
 SCHEMA = 1
@@ -34,11 +37,13 @@ LIBRARIES = ("torch", "torchvision", "numpy", "timm")
 
 
 def run(
-    recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto", weights: str | Path | None = None
-) -> dict:
+    recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto", weights: str | Path | None = None, *,
+    processes: int = 1, compiled: bool = False, deadline: float = math.inf,
+) -> dict:  # fmt: skip
     """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
 
-    PrivateTest is read here, once, after training has chosen its weights without it. `weights` is train.fit's. Raises
+    PrivateTest is read here, once, after training has chosen its weights without it. `weights`, `compiled` and
+    `deadline` are train.fit's. With `processes`, so many train on this machine; under torchrun its own do. Raises
     what train.fit raises, and DataError when a split is missing.
     """
     folder = Path(folder)
@@ -53,11 +58,24 @@ def run(
             raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
         return record
     splits = faces.split("Training"), faces.split("PublicTest")
-    state = fit(recipe, *splits, folder, device=device, source=code_version(), weights=weights)
-    if not (folder / "logits.npz").exists():
-        save_logits(folder, faces, device)
-    write_record(folder, recipe, faces, state, device)
+    how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, deadline=deadline)
+    if processes > 1:
+        launch(processes, _fit_in_time, recipe, splits, folder, how)
+    with joined(pick_device(device)) as team:
+        state = fit(recipe, *splits, folder, **how)
+        if team.is_first:
+            if not (folder / "logits.npz").exists():
+                save_logits(folder, faces, device)
+            engine = {"processes": max(processes, team.size), "compiled": compiled}
+            write_record(folder, recipe, faces, state, device, engine)
+        team.wait()
     return read_record(folder)
+
+
+def _fit_in_time(recipe: Recipe, splits: tuple[Faces, Faces], folder: Path, how: dict) -> None:
+    """A process of several; that time was up is found again by the one that started them."""
+    with suppress(OutOfTime):
+        fit(recipe, *splits, folder, **how)
 
 
 def save_logits(folder: Path, faces: Faces, device: str = "auto") -> None:
@@ -92,8 +110,13 @@ def measure(folder: str | Path) -> dict:
     return metrics
 
 
-def write_record(folder: Path, recipe: Recipe, faces: Faces, state: State, device: str = "auto") -> None:
-    """Write record.json of a run folder; FileExistsError when there is one: history is not overwritten."""
+def write_record(
+    folder: Path, recipe: Recipe, faces: Faces, state: State, device: str = "auto", engine: dict | None = None
+) -> None:
+    """Write record.json of a run folder; FileExistsError when there is one: history is not overwritten.
+
+    engine: the processes that trained its last part, and whether torch.compile did.
+    """
     if (folder / "record.json").exists():
         raise FileExistsError(f"{folder / 'record.json'} exists, and records are not overwritten")
     record = {
@@ -112,6 +135,7 @@ def write_record(folder: Path, recipe: Recipe, faces: Faces, state: State, devic
         "batch_independence": certificate(folder, faces),
         "selected": {"by": "PublicTest accuracy", "epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
         "machine": describe_machine(device),
+        "engine": engine or {"processes": 1, "compiled": False},
         "precision": {"used": state.precision, "milliseconds": state.timings},
         "seconds": {"training": round(state.seconds, 1), "processor": round(state.cpu_seconds, 1)},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},

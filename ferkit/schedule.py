@@ -9,17 +9,18 @@ from ferkit.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; weight decay on matrices only."""
+    """The recipe's optimizer, fused into one kernel on CUDA where there is one; weight decay on matrices only."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    how = {"fused" if matrices[0].device.type == "cuda" else "foreach": True}
     if recipe.optimizer in ("nesterov", "sgd"):
         nesterov = recipe.optimizer == "nesterov" and recipe.momentum > 0
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, foreach=True)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, **how)
     if recipe.optimizer == "radam":  # as its authors' code decays weights
         return torch.optim.RAdam(groups, lr=recipe.lr, decoupled_weight_decay=True, foreach=True)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    return kind(groups, lr=recipe.lr, foreach=True)
+    return kind(groups, lr=recipe.lr, **how)
 
 
 def learning_rate(recipe: Recipe, epoch: float, history: list[float]) -> float:
@@ -30,6 +31,8 @@ def learning_rate(recipe: Recipe, epoch: float, history: list[float]) -> float:
     peak = recipe.lr
     if recipe.frozen and epoch >= recipe.frozen:
         peak, history = peak * recipe.thaw, history[recipe.frozen :]
+    if recipe.schedule == "one_cycle":
+        return _one_cycle(peak, epoch / recipe.epochs)
     if epoch < recipe.warmup:
         return peak * (epoch + 0.01) / (recipe.warmup + 0.01)
     if recipe.schedule == "constant":
@@ -41,6 +44,15 @@ def learning_rate(recipe: Recipe, epoch: float, history: list[float]) -> float:
     if recipe.cycle:
         since, length = since % recipe.cycle, recipe.cycle
     return peak * (1 + math.cos(math.pi * since / length)) / 2
+
+
+def _one_cycle(peak: float, progress: float) -> float:
+    """Smith and Topin 2017 (arXiv 1708.07120), the numbers of torch's OneCycleLR: peak / 25 up to it over 30 % of
+    training, then down to peak / 250,000, both along half a cosine; `warmup` has no part in it."""
+    rising = progress < 0.3
+    start, end = (peak / 25, peak) if rising else (peak, peak / 25e4)
+    share = progress / 0.3 if rising else (progress - 0.3) / 0.7
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def _plateaus(history: list[float], patience: int) -> int:

@@ -2,7 +2,9 @@
 
 Layouts, first match wins: fer2013.csv, icml_face_data.csv, the challenge's train.csv + test.csv, class folders
 (train/<class>/* and test/<class>/* with PublicTest_ or PrivateTest_ in the names, or a folder a split), the .zip or
-.tar.gz of any of them, also inside the challenge's own archive; FER+'s fer2013new.csv beside any of them.
+.tar.gz of any of them, also inside the challenge's own archive; FER+'s fer2013new.csv beside any of them. For more
+faces than memory holds: a folder with images.npy, uint8 (N, H, W), labels.npy and usage.npy, (N,) each; its pictures
+stay on disk and are mapped.
 """
 
 import csv
@@ -284,6 +286,8 @@ def read(path: str | Path, cache: bool = True) -> tuple[Raw, bool]:
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a FER2013 file, folder or archive with --data")
+    if (path / "images.npy").is_file():
+        return _map_arrays(path), False
     file = cache_folder() / f"{cache_key(path)}.safetensors"
     if cache and (raw := _read_cache(file)):
         return raw, True
@@ -292,6 +296,18 @@ def read(path: str | Path, cache: bool = True) -> tuple[Raw, bool]:
     if cache:
         _write_cache(file, raw)
     return raw, False
+
+
+def _map_arrays(folder: Path) -> Raw:
+    """Arrays of a folder, the pictures mapped from disk (copy on write, so that nothing is written back)."""
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="c")
+        labels, usage = (np.load(folder / f"{name}.npy") for name in ("labels", "usage"))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{folder}: images.npy needs labels.npy and usage.npy beside it ({error})") from error
+    if usage.size and not 0 <= usage.min() <= usage.max() < len(USAGES):
+        raise DataError(f"{folder / 'usage.npy'}: splits must be 0, 1 or 2 ({', '.join(USAGES)})")
+    return Raw("arrays", images, labels.astype(np.int64), usage.astype(np.uint8), np.arange(len(images)))
 
 
 def _read_cache(file: Path) -> Raw | None:

@@ -4,7 +4,7 @@ from torch import Generator
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from ferkit.augment import POLICIES, Policy, affine_matrix, augment, get_policy, mix, warp
+from ferkit.augment import POLICIES, Policy, affine_matrix, augment, draw_mixing, get_policy, warp
 
 
 def pictures(n=8, seed=0):
@@ -84,9 +84,18 @@ def test_mixing_changes_targets_as_much_as_pictures(policy):
     x = labels.float().view(4, 1, 1, 1).expand(4, 1, 48, 48)
     targets = torch.nn.functional.one_hot(labels, 4).float()
     for seed in range(20):
-        mixed, soft = mix(x, targets, policy, Generator().manual_seed(seed))
+        mixing = draw_mixing(policy, 4, 48, Generator().manual_seed(seed))
+        mixed, soft = mixing.images(x, x[mixing.partner]), mixing.targets(targets, targets[mixing.partner])
         torch.testing.assert_close(soft.sum(1), torch.ones(4))
         torch.testing.assert_close(mixed.mean((1, 2, 3)), soft @ labels.float(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_part_of_a_batch_is_augmented_as_in_the_whole(name):
+    images, rows = pictures().repeat(2, 1, 1), torch.tensor([5, 2, 2, 11])
+    whole = augment(images, POLICIES[name], Generator().manual_seed(7), 40)
+    part = augment(images[rows], POLICIES[name], Generator().manual_seed(7), 40, rows, len(images))
+    torch.testing.assert_close(part, whole[rows])
 
 
 def test_unknown_policy_lists_the_choices():

@@ -1,10 +1,10 @@
 import json
 import os
-import signal
+import random
 import subprocess
 import sys
-import textwrap
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from ferkit import DataError, records, schedule, synthetic, train
 from ferkit.checkpoint import alone
+from ferkit.loop import Loop
 from ferkit.models import create_model
 from ferkit.predict import logits
 from ferkit.recipe import Recipe
@@ -54,7 +55,7 @@ def test_selected_weights_are_the_reported_ones(finished, faces):
 
 def interrupt(recipe, faces, folder, monkeypatch, epochs_before):
     """Train, stop after so many epochs, and go on."""
-    real, left = train._train_epoch, [epochs_before]
+    real, left = Loop.epoch, [epochs_before]
 
     def stop_after(*arguments):
         if not left[0]:
@@ -62,7 +63,7 @@ def interrupt(recipe, faces, folder, monkeypatch, epochs_before):
         left[0] -= 1
         return real(*arguments)
 
-    monkeypatch.setattr(train, "_train_epoch", stop_after)
+    monkeypatch.setattr(Loop, "epoch", stop_after)
     with pytest.raises(KeyboardInterrupt):
         fit(recipe, faces, folder)
     monkeypatch.undo()
@@ -93,29 +94,72 @@ def test_a_run_with_phases_and_plateaus_is_resumed_to_the_bit(faces, tmp_path, m
         assert all(torch.equal(ours[part][k], theirs[part][k]) for k in theirs[part])
 
 
-def test_kill_9_leaves_nothing_corrupt(tmp_path):
-    """A real process, killed without warning after its first epoch; the next one goes on and finishes."""
-    script = tmp_path / "go.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        from pathlib import Path
-        from ferkit import records, synthetic
-        from ferkit.recipe import Recipe
-        recipe = Recipe("k", options={{"width": 8}}, stages=((6, 32),), batch_size=8, precision="float32")
-        records.run(recipe, synthetic.embedded_faces(200), Path({str(tmp_path / "run")!r}))
-        """)
-    )
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "run" / "last.pt").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["epoch"] < 6
-    subprocess.run([sys.executable, script], check=True, capture_output=True)
-    record = records.read_record(tmp_path / "run")
-    assert len(record["code"]) == 2 and len(records.read_log(tmp_path / "run")) == 6
-    assert not records.disagreements(record["metrics"], records.measure(tmp_path / "run"))
+SCRIPT = """
+import sys
+from pathlib import Path
+from ferkit import records, synthetic
+from ferkit.recipe import Recipe
+recipe = Recipe("k", options={"width": 8}, stages=((8, 32),), batch_size=8, policy="heavy", precision="float32")
+print("ready", flush=True)
+records.run(recipe, synthetic.embedded_faces(100), Path(sys.argv[1]), "cpu")
+"""
+
+
+def start(folder, **options) -> subprocess.Popen:
+    """A training of eight short epochs in a process of its own, as it begins."""
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, **options)  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_killed_at_any_moment_it_ends_like_the_uninterrupted(tmp_path):
+    """kill -9 at random moments, some while a checkpoint is written; then it is left alone to finish."""
+    whole, cut, rng = tmp_path / "whole", tmp_path / "cut", random.Random(0)
+    process, begun = start(whole), time.monotonic()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    seconds, n_kills = time.monotonic() - begun, 0
+    for moment in [*(rng.uniform(0.05, 0.4) for _ in range(3)), "checkpoint"]:
+        process = start(cut)
+        if moment == "checkpoint":
+            while process.poll() is None and not list(cut.glob(".last.pt.*.part")):
+                time.sleep(0.0005)
+        else:
+            time.sleep(moment * seconds)
+        n_kills += process.poll() is None
+        process.kill()
+        process.communicate()
+    _, errors = (last := start(cut)).communicate()
+    assert last.returncode == 0, errors
+    assert n_kills > 1, "the processes had ended before they were killed"
+    ours, theirs = (torch.load(folder / "last.pt", weights_only=True) for folder in (cut, whole))
+    for part in ("model", "ema"):
+        assert all(torch.equal(ours[part][k], theirs[part][k]) for k in theirs[part])
+    assert str(ours["optimizer"]) == str(theirs["optimizer"])
+    best = [load_file(folder / "best.safetensors") for folder in (cut, whole)]
+    assert all(torch.equal(best[0][k], best[1][k]) for k in best[1])
+    assert records.read_record(cut)["metrics"] == records.read_record(whole)["metrics"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process are a matter of POSIX")
+def test_a_full_disk_is_an_error_that_keeps_the_last_epoch(tmp_path):
+    """A file may not grow beyond half a checkpoint, which a full disk looks like; then there is room again."""
+    import resource
+
+    first = start(tmp_path)
+    while not (tmp_path / "last.pt").exists():
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    before = (tmp_path / "last.pt").read_bytes()
+    limit = len(before) // 2
+    full = start(tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, errors = full.communicate()
+    assert full.returncode == 1 and "could not be saved" in errors.splitlines()[-1]
+    assert (tmp_path / "last.pt").read_bytes() == before and not list(tmp_path.glob(".*.part"))
+    _, errors = (again := start(tmp_path)).communicate()
+    assert again.returncode == 0, errors
 
 
 def test_a_folder_of_another_recipe_or_other_data_is_refused(finished, faces):
@@ -139,8 +183,7 @@ def test_two_processes_do_not_share_a_folder(faces, tmp_path):
 
 
 def test_unlabelled_faces_and_missing_splits(faces, tmp_path):
-    blind = faces.split("Training")
-    blind.labels[0] = -1
+    blind = replace(faces.split("Training"), labels=faces.split("Training").labels - 1)
     with pytest.raises(DataError, match="needs labelled ones"):
         train.fit(TINY, blind, faces.split("PublicTest"), tmp_path)
     with pytest.raises(DataError, match="no PublicTest and no PrivateTest images"):
@@ -148,13 +191,13 @@ def test_unlabelled_faces_and_missing_splits(faces, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(faces, tmp_path, monkeypatch):
-    real = train._train_epoch
+    real = Loop.epoch
 
-    def diverge_in_the_third(recipe, training, state, tell):
-        loss = real(recipe, training, state, tell)
-        return loss if state.epoch < 2 else float("nan")
+    def diverge_in_the_third(loop, tell):
+        loss = real(loop, tell)
+        return loss if loop.state.epoch < 2 else float("nan")
 
-    monkeypatch.setattr(train, "_train_epoch", diverge_in_the_third)
+    monkeypatch.setattr(Loop, "epoch", diverge_in_the_third)
     with pytest.raises(FloatingPointError, match="loss nan in epoch 3; lower lr"):
         fit(TINY, faces, tmp_path)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 2
@@ -249,15 +292,15 @@ def test_a_frozen_trunk_stays_as_it_started_and_then_thaws(faces, tmp_path):
     save_weights(start, tmp_path / "start.safetensors", Recipe("s", "patt_lite", options), faces.classes)
     recipe = Recipe("f", "patt_lite", options, frozen=1, optimizer="adam", lr=1e-3, warmup=0.0, stages=((2, 64),),
                     batch_size=32, ema=0.0, precision="float32")  # fmt: skip
-    states, real = [], train._train_epoch
+    states, real = [], Loop.epoch
 
-    def watch(recipe, training, state, tell):
-        loss = real(recipe, training, state, tell)
-        states.append({k: v.clone() for k, v in state.model.state_dict().items()})
+    def watch(loop, tell):
+        loss = real(loop, tell)
+        states.append({k: v.clone() for k, v in loop.state.model.state_dict().items()})
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_train_epoch", watch)
+        patch.setattr(Loop, "epoch", watch)
         record = records.run(recipe, faces, tmp_path / "run", weights=tmp_path / "start.safetensors")
     trunk = [k for k in start.state_dict() if k.startswith("trunk.") and "num_batches" not in k]
     assert all(torch.equal(states[0][k], start.state_dict()[k]) for k in trunk)
