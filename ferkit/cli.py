@@ -3,7 +3,9 @@
 import argparse
 import ast
 import os
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ferkit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    for add in (_data_commands, _run_commands, _page_commands):
+    for add in (_data_commands, _run_commands, _campaign_commands, _page_commands):
         add(commands)
     return parser
 
@@ -75,6 +77,28 @@ def _run_commands(commands) -> None:
     predict.add_argument("folder", help="a run folder with best.safetensors")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE")
     predict.set_defaults(run=predict_pictures)
+
+
+def _campaign_commands(commands) -> None:
+    campaign = commands.add_parser("campaign", help="the runs that the results table needs").add_subparsers(
+        dest="action", required=True, metavar="action"
+    )
+    status = campaign.add_parser("status", help="what is done, and how long each run takes")
+    status.set_defaults(run=campaign_status)
+    take = campaign.add_parser("run", help="take the next unfinished runs, for as long as there is time")
+    take.add_argument("--budget", required=True, metavar="TIME", help="for example 90s, 9m, 2h or 1h30m")
+    take.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
+    take.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    take.add_argument("--processes", type=int, default=1, metavar="N", help="train each with N of them")
+    take.add_argument("--compile", action="store_true", help="by torch.compile")
+    take.add_argument("--pack", metavar="FILE", help="write what results/ does not have yet into this zip, under 16 MB")
+    take.set_defaults(run=campaign_run)
+    for command in (status, take):
+        command.add_argument("--only", default="*", metavar="PATTERN", help="runs of that name, for example 'resnet*'")
+        command.add_argument("--list", metavar="FILE", help="(default: campaign.toml of the checkout)")
+    merge = campaign.add_parser("merge", help="put the runs of an archive into runs/ and results/, checked")
+    merge.add_argument("archive")
+    merge.set_defaults(run=campaign_merge)
 
 
 def _page_commands(commands) -> None:
@@ -183,6 +207,42 @@ def predict_pictures(arguments: argparse.Namespace) -> None:
         p = logits(model, read_picture(path)).softmax(1)[0]
         ranked = sorted(zip(p.tolist(), classes, strict=True), reverse=True)
         print(f"{path}: " + ", ".join(f"{name} {share:.0%}" for share, name in ranked))
+
+
+def _jobs(arguments: argparse.Namespace) -> list:
+    from ferkit import campaign, records
+
+    return campaign.load_campaign(arguments.list or records.project_root() / "campaign.toml", arguments.only)
+
+
+def campaign_status(arguments: argparse.Namespace) -> None:
+    from ferkit import campaign, records
+
+    print(campaign.status(_jobs(arguments), records.project_root()))
+
+
+def campaign_run(arguments: argparse.Namespace) -> None:
+    from ferkit import campaign, packing, records, sources
+
+    end, jobs, root = time.monotonic() + campaign.seconds(arguments.budget), _jobs(arguments), records.project_root()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done gets packed
+
+    def keep() -> None:
+        if arguments.pack:
+            for left_out in packing.pack(campaign.folders(jobs, root), arguments.pack):
+                print(f"no room in {arguments.pack}: {left_out}", file=sys.stderr)
+
+    faces = sources.load(arguments.data)
+    failed = campaign.take(jobs, faces, root, end - time.monotonic(), arguments.device,
+                           processes=arguments.processes, compiled=arguments.compile, keep=keep)  # fmt: skip
+    if failed:
+        raise DataError("; ".join(failed))
+
+
+def campaign_merge(arguments: argparse.Namespace) -> None:
+    from ferkit import packing, records
+
+    print("\n".join(packing.merge(arguments.archive, records.project_root())))
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ A record holds what is needed to believe a number: the recipe, the code, the dat
 import csv
 import json
 import math
+import os
 import platform
 import subprocess
 import time
@@ -236,7 +237,10 @@ def environment(device: str = "auto") -> str:
 
 
 def code_version() -> dict:
-    """The commit of this package's checkout and whether its code differs from it; None each outside a checkout."""
+    """The commit of this package's checkout and whether its code differs from it.
+
+    A copy without git (on a machine that is lent) can be told its commit by $FERKIT_COMMIT; else None each.
+    """
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -247,7 +251,8 @@ def code_version() -> dict:
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+        commit = os.environ.get("FERKIT_COMMIT")
+        return {"commit": commit, "dirty": False if commit else None}
 
 
 def describe_machine(device: str = "auto") -> dict:

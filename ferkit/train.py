@@ -7,13 +7,14 @@ import copy
 import csv
 import hashlib
 import math
+import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ferkit import DataError
 from ferkit.atomic import whole_file
@@ -110,35 +111,44 @@ def _identity(recipe: Recipe, training: Faces) -> str:
 
 def _train(loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], deadline: float) -> None:
     recipe, state, first = loop.recipe, loop.state, loop.team.is_first
-    bar = tqdm(total=recipe.epochs, initial=state.epoch, desc=recipe.run_name, unit="epoch",
-               disable=None if first else True)  # fmt: skip
-    if first:
-        print(f"{recipe.run_name}: {state.precision} {state.timings or ''}".rstrip(), flush=True)
+    say = print if first else (lambda *_, **__: None)
+    say(f"{recipe.run_name}: {state.precision} {state.timings or ''}".rstrip(), flush=True)
     while not is_over(recipe, state.history):
         _check_time(loop, deadline)
         start, cpu, epoch = time.perf_counter(), time.process_time(), state.epoch
-        loss = loop.epoch(lambda share: bar.set_postfix(epoch=f"{share:.0%}", refresh=False))
+        loss = loop.epoch(_progress(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs}", first))
         if not math.isfinite(loss):
             raise FloatingPointError(f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr, in another folder")
         accuracy = judge(state.ema, public, loop.team)
         better = accuracy > state.best
         if better:
             state.best, state.best_epoch = accuracy, epoch
+        state.epoch = epoch + 1
         seconds = time.perf_counter() - start
         state.seconds += seconds
         state.cpu_seconds += time.process_time() - cpu
-        state.epoch = epoch + 1
         lr = f"{state.optimizer.param_groups[0]['lr']:.3g}"
         row = (epoch + 1, recipe.side(epoch), lr, f"{loss:.4f}", f"{accuracy:.4f}", f"{seconds:.1f}")
         state.rows.append(list(map(str, row)))
         if first:
             _save(state, recipe, folder, classes if better else None)
-        bar.set_postfix(loss=f"{loss:.3f}", PublicTest=f"{accuracy:.2%}", best=f"{state.best:.2%}")
-        bar.update()
-        if first and bar.disable:  # no terminal: a line an epoch
-            print(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
-                  f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
-    bar.close()
+        say(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
+            f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
+
+
+def _progress(title: str, first: bool) -> Callable[[float], None]:
+    """What hears the share of an epoch that is done: a line in a terminal that is written over, else nothing."""
+    if not first or not sys.stdout.isatty():
+        return lambda share: None
+    shown = -1
+
+    def tell(share: float) -> None:
+        nonlocal shown
+        if int(100 * share) > shown:
+            shown = int(100 * share)
+            print(f"{title} {shown} %", end="\r", flush=True)
+
+    return tell
 
 
 def _check_time(loop: Loop, deadline: float) -> None:

@@ -1,0 +1,135 @@
+"""Runs in an archive small enough to be brought back from a machine that is lent, and put in their places again."""
+
+import json
+import re
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ferkit import DataError
+from ferkit.atomic import whole_file
+from ferkit.checkpoint import alone
+from ferkit.records import disagreements, measure, read_log, read_record
+
+LIMIT = 16_000_000  # bytes of an archive
+SMALL = 5_000_000  # bytes of weights that are worth their place
+RESULT = ("logits.npz", "log.csv", "record.json")  # what results/ holds of a run; the record comes last, as a promise
+STATE = ("best.safetensors", "last.pt")
+FILES = ("recipe.json", *STATE, *RESULT)
+MEMBER = re.compile(rf"[A-Za-z0-9][\w.+=-]*/[A-Za-z0-9][\w.+=-]*/({'|'.join(map(re.escape, FILES))})")
+
+
+def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]:
+    """Write runs (folders <data>/<run>) into one zip file under `limit` bytes; what found no place, a line each.
+
+    Of a finished run its record, logits, log and recipe, and its weights where they are small; of an unfinished one
+    what it goes on from, which comes last.
+    """
+    finished = [folder for folder in folders if (folder / "record.json").exists()]
+    parts = [(folder, ("recipe.json", *RESULT)) for folder in finished]
+    parts += [(folder, ("best.safetensors",)) for folder in finished if _size(folder, ("best.safetensors",)) <= SMALL]
+    parts += [(folder, ("recipe.json", "log.csv", *STATE)) for folder in folders if folder not in finished]
+    left, left_out = limit - 1000, []
+    with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for folder, names in parts:
+            if _size(folder, names) > left:
+                left_out.append(f"{folder}: {names[-1]} and what goes with it, {_size(folder, names) / 1e6:.1f} MB")
+                continue
+            left -= _size(folder, names)
+            for file in (folder / name for name in names):
+                if file.exists():
+                    archive.write(file, f"{folder.parent.name}/{folder.name}/{file.name}")
+    return left_out
+
+
+def _size(folder: Path, names: tuple[str, ...]) -> int:
+    """Bytes that those of the files which exist take at most."""
+    return sum((folder / name).stat().st_size + 500 for name in names if (folder / name).exists())
+
+
+def merge(path: str | Path, root: Path) -> list[str]:
+    """Put an archive's runs into runs/ and results/ below root; a line for each run that says what became of it.
+
+    Everything is checked first, records against their logits: DataError, and nothing written, for a damaged archive,
+    files that no run has, metrics that the logits do not give, or a run that is here with another record or recipe.
+    What is here and as far is left as it is.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".merge-") as temporary:
+        _extract(path, Path(temporary))
+        found = sorted(folder for folder in Path(temporary).glob("*/*"))
+        arrivals = [Arrival(folder, root, f"{folder.parent.name}/{folder.name}") for folder in found]
+        fates = [arrival.check() for arrival in arrivals]
+        for arrival, fate in zip(arrivals, fates, strict=True):
+            if fate in PUT:
+                arrival.put()
+        return [f"{arrival.name}: {fate}" for arrival, fate in zip(arrivals, fates, strict=True)]
+
+
+def _extract(path: str | Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if strange := [name for name in names if not MEMBER.fullmatch(name)]:
+                raise DataError(f"{path}: {strange[0]!r} is no file of a run; nothing was merged")
+            if len(set(names)) < len(names):
+                raise DataError(f"{path}: a file comes twice; nothing was merged")
+            archive.extractall(folder)  # checks every file's CRC
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path}: no whole archive ({error}); nothing was merged") from error
+
+
+RECORDED, GOES_ON = PUT = ("recorded", "to go on with")
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A run that came in an archive, and the places it belongs to."""
+
+    folder: Path
+    root: Path
+    name: str
+
+    def check(self) -> str:
+        """What is to become of it; DataError when it may not come in."""
+        for place in ("results", "runs"):
+            self._check_beside(self.root / place / self.name)
+        if (self.folder / "record.json").exists():
+            self._check_record()
+            return "is here already" if (self.root / "results" / self.name / "record.json").exists() else RECORDED
+        if not (self.folder / "last.pt").exists():
+            raise DataError(f"{self.name}: neither a record nor a state to go on with; nothing was merged")
+        here = self.root / "runs" / self.name
+        if any((self.root / place / self.name / "record.json").exists() for place in ("results", "runs")):
+            return "is finished here"
+        if (here / "last.pt").exists() and len(read_log(here)) >= len(read_log(self.folder)):
+            return "is as far here"
+        return GOES_ON
+
+    def _check_beside(self, here: Path) -> None:
+        """That what is here under its name is the same run."""
+        for file in ("record.json", "recipe.json"):
+            mine, theirs = here / file, self.folder / file
+            if mine.exists() and theirs.exists() and json.loads(mine.read_text()) != json.loads(theirs.read_text()):
+                raise DataError(f"{mine} is another than the archive's; nothing was merged, rename one of the runs")
+
+    def _check_record(self) -> None:
+        record = read_record(self.folder)
+        if (record["data"]["name"], record["run"]) != (self.folder.parent.name, self.folder.name):
+            raise DataError(f"{self.name}: its record is of {record['run']}; nothing was merged")
+        if wrong := disagreements(record["metrics"], measure(self.folder)):
+            raise DataError(f"{self.name}: {wrong[0]}; nothing was merged")
+
+    def put(self) -> None:
+        """Copy its files to their places."""
+        with alone(self.root / "runs" / self.name):
+            self._copy("runs", FILES)
+        if (self.folder / "record.json").exists():
+            self._copy("results", RESULT)
+
+    def _copy(self, place: str, names: tuple[str, ...]) -> None:
+        for file in (self.folder / name for name in names):
+            if file.exists():
+                with whole_file(self.root / place / self.name / file.name) as temporary:
+                    temporary.write_bytes(file.read_bytes())
