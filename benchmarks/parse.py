@@ -2,7 +2,8 @@
 
     python benchmarks/parse.py fer2013.csv [--rounds 3]
 
-Writes benchmarks/parse.json: seconds (every round) and peak memory of each way. The floor is reading the bytes once.
+Writes results/benchmarks/parse.json: seconds (every round) and peak memory of each way. The floor is reading the bytes
+once.
 Needs pandas and torchvision; the official checksum that torchvision asks for is not checked, in its favour.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
+OUT = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
 
 def floor(path: Path) -> int:
@@ -109,7 +110,7 @@ def main() -> None:
               "python": platform.python_version(), "seconds": seconds, "peak_mb": memory,
               "times_faster": faster,
               "times_the_floor": round(best["ferkit"] / best["floor"], 1)}  # fmt: skip
-    (HERE / "parse.json").write_text(json.dumps(report, indent=1) + "\n")
+    (OUT / "parse.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
 

@@ -69,6 +69,15 @@ def _run_commands(commands) -> None:
     train.add_argument("--compile", action="store_true", help="by torch.compile: a slow start, faster epochs on a GPU")
     train.set_defaults(run=train_recipe)
 
+    speed = commands.add_parser("bench", help="images a second, memory and FLOP/s of models on this machine")
+    speed.add_argument("models", nargs="*", default=["compact"], metavar="MODEL", help="(default: compact)")
+    speed.add_argument("--recipe", help="house, paper, cpu or quick (default: cpu on a CPU, else house)")
+    speed.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    speed.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    speed.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default: 3)")
+    speed.add_argument("--compile", action="store_true", help="train by torch.compile")
+    speed.set_defaults(run=bench_models)
+
     evaluate = commands.add_parser("evaluate", help="recompute every metric of run folders from their logits")
     evaluate.add_argument("folders", nargs="+", metavar="FOLDER")
     evaluate.set_defaults(run=evaluate_runs)
@@ -167,6 +176,20 @@ def train_recipe(arguments: argparse.Namespace) -> None:
                          processes=arguments.processes, compiled=arguments.compile)  # fmt: skip
     say(records.summary(record))
     say(f"in {folder}")
+
+
+def bench_models(arguments: argparse.Namespace) -> None:
+    from ferkit.bench import HEADER, bench
+    from ferkit.predict import pick_device
+    from ferkit.recipes import get_recipe
+
+    kind = arguments.recipe or ("cpu" if pick_device(arguments.device).type == "cpu" else "house")
+    recipes = [get_recipe(model, kind, **_changes(arguments.changes)) for model in arguments.models]
+    print(HEADER)
+    for recipe in recipes:
+        print(bench(recipe, arguments.device, arguments.seconds, arguments.compile).row(), flush=True)
+    print("MB: the most that was held, on a CPU by the whole process. peak: TFLOP/s beside the fastest matrix product "
+          "here in that precision.")  # fmt: skip
 
 
 def _changes(given: list[str]) -> dict:

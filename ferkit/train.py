@@ -63,7 +63,7 @@ def fit(
         torch.random.fork_rng(devices=[where] if where.type == "cuda" else []),
     ):
         going_on = team.from_first((folder / "last.pt").exists())
-        state = _start(recipe, training, where, False if going_on else weights or recipe.pretrained)
+        state = start(recipe, training, where, False if going_on else weights or recipe.pretrained)
         if team.is_first:
             claim(folder, recipe, _identity(recipe, training), file_start(weights) if weights else state.start)
         if going_on:
@@ -80,7 +80,8 @@ def fit(
     return state
 
 
-def _start(recipe: Recipe, training: Faces, device: torch.device, pretrained: bool | str | Path) -> State:
+def start(recipe: Recipe, training: Faces, device: torch.device, pretrained: bool | str | Path = False) -> State:
+    """A run before its first epoch; `pretrained` is models.create_model's."""
     torch.manual_seed(key(recipe.seed))
     model = create_model(recipe.model, len(training.classes), pretrained=pretrained, **recipe.options)
     model = model.to(device, memory_format=torch.channels_last)
@@ -115,7 +116,7 @@ def _train(loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], de
     say(f"{recipe.run_name}: {state.precision} {state.timings or ''}".rstrip(), flush=True)
     while not is_over(recipe, state.history):
         _check_time(loop, deadline)
-        start, cpu, epoch = time.perf_counter(), time.process_time(), state.epoch
+        begin, cpu, epoch = time.perf_counter(), time.process_time(), state.epoch
         loss = loop.epoch(_progress(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs}", first))
         if not math.isfinite(loss):
             raise FloatingPointError(f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr, in another folder")
@@ -124,7 +125,7 @@ def _train(loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], de
         if better:
             state.best, state.best_epoch = accuracy, epoch
         state.epoch = epoch + 1
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - begin
         state.seconds += seconds
         state.cpu_seconds += time.process_time() - cpu
         lr = f"{state.optimizer.param_groups[0]['lr']:.3g}"

@@ -36,7 +36,7 @@ class InputSpec:
         if isinstance(self.mean, tuple):
             x = torch.cat([(x - mean) / std for mean, std in zip(self.mean, self.std, strict=True)], 1)
         else:
-            x = ((x - self.mean) / self.std).expand(-1, self.channels, -1, -1)
+            x = (x - self.mean).div_(self.std).expand(-1, self.channels, -1, -1)
         return x.contiguous(memory_format=torch.channels_last)
 
     def with_channels(self, channels: int) -> "InputSpec":
