@@ -1,6 +1,7 @@
 """The results table, from records: a row a recipe, its seeds averaged, with an interval and links."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from ferkit.atomic import whole_file
 from ferkit.audit import INDEPENDENT
 from ferkit.metrics import percentiles, resamples
+from ferkit.recipe import Recipe
 from ferkit.records import find_records, interval, load_logits, project_root
 
 QUICK = re.compile(r"-quick(\+|$)")  # recipes that are no result
@@ -50,12 +52,12 @@ def _check_independence(folder: Path, record: dict) -> None:
 def _check_group(runs: list[tuple[Path, dict]]) -> None:
     """ValueError unless runs of one name are one recipe, with a seed each."""
     where = ", ".join(str(folder) for folder, _ in runs)
-    recipes = [record["recipe"] for _, record in runs]
-    if any(recipe | {"seed": 0} != recipes[0] | {"seed": 0} for recipe in recipes):
+    recipes = [Recipe(**record["recipe"]) for _, record in runs]  # fields that an older one lacks have their defaults
+    if any(replace(recipe, seed=0) != replace(recipes[0], seed=0) for recipe in recipes):
         raise ValueError(f"{where} share a recipe's name and differ in the recipe; rename one")
     if any(record["start"] != runs[0][1]["start"] for _, record in runs):
         raise ValueError(f"{where} share a recipe's name and started from other weights; rename one")
-    if len({recipe["seed"] for recipe in recipes}) < len(recipes):
+    if len({recipe.seed for recipe in recipes}) < len(recipes):
         raise ValueError(f"{where} repeat a seed; a mean over seeds takes each once")
 
 
