@@ -38,6 +38,15 @@ class Policy:
 POLICIES = {
     "none": Policy(),
     "flip": Policy(flip=0.5),
+    # One thing beside the mirror image each: what does it do alone?
+    "vertical": Policy(flip=0.5, vertical=0.5),
+    "rotate": Policy(flip=0.5, rotate=12),
+    "shift": Policy(flip=0.5, scale=0.15, shift=0.08),
+    "photometric": Policy(flip=0.5, brightness=0.1, contrast=0.2),
+    "erase": Policy(flip=0.5, erase=0.5),
+    "mixup": Policy(flip=0.5, mixup=0.2),
+    "cutmix": Policy(flip=0.5, cutmix=1.0),
+    # Several together.
     "light": Policy(flip=0.5, rotate=8, scale=0.08, shift=0.05),
     "standard": Policy(flip=0.5, rotate=12, scale=0.15, shift=0.08, brightness=0.1, contrast=0.2, erase=0.5),
     "heavy": Policy(
@@ -71,15 +80,15 @@ def augment(
     """uint8 (N, H, W) -> float32 (N, 1, size, size) in [0, 1], each image with parameters of its own.
 
     `size` (default H) resizes in the same resample. `generator` lives on the CPU, so that a seed draws the same
-    parameters on every device. With `rows` (N,), the images are those rows of a batch of n and get what they would
-    get in it: processes that share a batch augment it as one would. Mixing images (mixup, CutMix) changes the targets
-    too: `draw_mixing`.
+    parameters on every device (noise alone differs). With `rows` (N,), the images are those rows of a batch of n and
+    get what they would get in it: processes that share a batch augment it as one would. Mixing images (mixup, CutMix)
+    changes the targets too: `draw_mixing`.
     """
     x = images[:, None].float().div_(255)
     n, size = n or len(x), size or images.shape[-1]
 
     def of_rows(drawn: Tensor) -> Tensor:
-        return (drawn if rows is None else drawn[rows]).to(x.device, non_blocking=True)
+        return send(drawn if rows is None else drawn[rows], x.device)
 
     def uniform(low: float, high: float) -> Tensor:
         return of_rows(torch.empty(n).uniform_(low, high, generator=generator))
@@ -98,9 +107,16 @@ def augment(
         x = torch.where((uniform(0, 1) < policy.vertical)[:, None, None, None], x.flip(-2), x)
     x = _photometric(x, policy, symmetric)
     if policy.noise:
-        sigma = uniform(0, policy.noise).view(-1, 1, 1, 1)
-        x = (x + sigma * of_rows(torch.randn((n, *x.shape[1:]), generator=generator))).clamp_(0, 1)
+        sigma, seed = uniform(0, policy.noise).view(-1, 1, 1, 1), int(torch.randint(2**62, (), generator=generator))
+        there = Generator(x.device).manual_seed(seed)  # too many to be drawn on the CPU and sent
+        noise = torch.randn((n, *x.shape[1:]), generator=there, device=x.device)
+        x = (x + sigma * (noise if rows is None else noise[send(rows, x.device)])).clamp_(0, 1)
     return _erase(x, policy.erase, uniform) if policy.erase else x
+
+
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device; nothing waits for what that still computes, which CUDA grants to page-locked memory alone."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def affine_matrix(angle: Tensor, scale: Tensor, shift: Tensor, shear: Tensor, flip: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The runs that the results table needs, listed in campaign.toml: the next unfinished one is taken, and the next."""
 
 import fnmatch
+import itertools
 import re
 import time
 import tomllib
@@ -19,7 +20,7 @@ from ferkit.records import read_log, read_record, run
 from ferkit.train import OutOfTime
 
 MACHINES = ("gpu", "t4", "cpu")  # one data-centre GPU, Kaggle's two T4s, two CPU cores
-KEYS = {"model", "recipe", "seeds", "data", "set", "minutes"}
+KEYS = {"model", "recipe", "seeds", "data", "set", "grid", "minutes"}
 RESERVE = 60.0  # seconds of a budget, at most a quarter of it, that are kept for measuring and packing
 
 
@@ -40,8 +41,8 @@ def load_campaign(path: str | Path, only: str = "*") -> list[Job]:
     """The jobs of a campaign.toml in their order, those whose run name matches the pattern `only`.
 
     A [[run]] has model, recipe (a kind), seeds, minutes = {machine = expected}, and where wanted data (default
-    "fer2013") and set, a table of the recipe's fields. Raises DataError saying which entry is wrong, or ValueError for
-    a pattern that matches nothing.
+    "fer2013"), set, a table of the recipe's fields, and grid, lists of values of fields: every combination is a run.
+    Raises DataError saying which entry is wrong, or ValueError for a pattern that matches nothing.
     """
     try:
         entries = tomllib.loads(Path(path).read_text())["run"]
@@ -68,13 +69,17 @@ def _jobs(entry: dict) -> list[Job]:
     minutes = entry["minutes"]
     if not minutes or set(minutes) - set(MACHINES) or not all(value > 0 for value in minutes.values()):
         raise ValueError(f"minutes must be above 0 for some of {list(MACHINES)}, got {minutes}")
-    changes = {key: _frozen(value) for key, value in entry.get("set", {}).items()}
-    recipes = [get_recipe(entry["model"], entry["recipe"], seed, **changes) for seed in entry["seeds"]]
+    fixed, grid = _frozen(entry.get("set", {})), _frozen(entry.get("grid", {}))
+    points = [fixed | dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    each = itertools.product(entry["seeds"], points)  # one seed of everything before the next
+    recipes = [get_recipe(entry["model"], entry["recipe"], seed, **point) for seed, point in each]
     return [Job(recipe, entry.get("data", "fer2013"), minutes) for recipe in recipes]
 
 
 def _frozen(value):
     """TOML's lists as tuples, which recipes have."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 

@@ -47,7 +47,7 @@ def _data_commands(commands) -> None:
 def _run_commands(commands) -> None:
     train = commands.add_parser("train", help="train a named recipe and measure it; continues an interrupted run")
     train.add_argument("--model", default="compact", help="a name that ferkit models lists (default: compact)")
-    train.add_argument("--recipe", default="house", help="house, paper, cpu or quick (default: house)")
+    train.add_argument("--recipe", default="house", help="house, paper, cpu, study or quick (default: house)")
     train.add_argument(
         "--set",
         action="append",
@@ -71,7 +71,7 @@ def _run_commands(commands) -> None:
 
     speed = commands.add_parser("bench", help="images a second, memory and FLOP/s of models on this machine")
     speed.add_argument("models", nargs="*", default=["compact"], metavar="MODEL", help="(default: compact)")
-    speed.add_argument("--recipe", help="house, paper, cpu or quick (default: cpu on a CPU, else house)")
+    speed.add_argument("--recipe", help="(default: cpu on a CPU, else house)")
     speed.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     speed.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     speed.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default: 3)")

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
+from ferkit import recipes
 from ferkit.atomic import whole_file
 from ferkit.audit import INDEPENDENT
 from ferkit.metrics import percentiles, resamples
 from ferkit.recipe import Recipe
 from ferkit.records import find_records, interval, load_logits, project_root
 
-QUICK = re.compile(r"-quick(\+|$)")  # recipes that are no result
+NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 
 
 def results_table(root: str | Path) -> str:
-    """The records below root as a Markdown table, a row a recipe; quick runs and other data stay out.
+    """The records below root as a Markdown table, a row a recipe; quick runs, studies and other data stay out.
 
     Raises ValueError for a model whose logits depend on the rest of the batch, and for records that do not belong
     together.
@@ -27,7 +28,7 @@ def results_table(root: str | Path) -> str:
         raise ValueError(f"{root}: no such folder of records")
     groups: dict[str, list[tuple[Path, dict]]] = {}
     for folder, record in find_records(root):
-        if record["data"]["official"] and not QUICK.search(record["recipe"]["name"]):
+        if record["data"]["official"] and not NO_RESULT.search(record["recipe"]["name"]):
             _check_independence(folder, record)
             groups.setdefault(record["recipe"]["name"], []).append((folder, record))
     for runs in groups.values():
@@ -52,12 +53,12 @@ def _check_independence(folder: Path, record: dict) -> None:
 def _check_group(runs: list[tuple[Path, dict]]) -> None:
     """ValueError unless runs of one name are one recipe, with a seed each."""
     where = ", ".join(str(folder) for folder, _ in runs)
-    recipes = [Recipe(**record["recipe"]) for _, record in runs]  # fields that an older one lacks have their defaults
-    if any(replace(recipe, seed=0) != replace(recipes[0], seed=0) for recipe in recipes):
+    found = [Recipe(**record["recipe"]) for _, record in runs]  # fields that an older one lacks have their defaults
+    if any(replace(recipe, seed=0) != replace(found[0], seed=0) for recipe in found):
         raise ValueError(f"{where} share a recipe's name and differ in the recipe; rename one")
     if any(record["start"] != runs[0][1]["start"] for _, record in runs):
         raise ValueError(f"{where} share a recipe's name and started from other weights; rename one")
-    if len({recipe.seed for recipe in recipes}) < len(recipes):
+    if len({recipe.seed for recipe in found}) < len(found):
         raise ValueError(f"{where} repeat a seed; a mean over seeds takes each once")
 
 

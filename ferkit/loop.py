@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from ferkit.augment import augment, draw_mixing, get_policy
+from ferkit.augment import augment, draw_mixing, get_policy, send
 from ferkit.checkpoint import State
 from ferkit.faces import Faces
 from ferkit.feed import Feed
@@ -105,7 +105,7 @@ class Loop:
         return summed.detach()
 
     def _here(self, index: Tensor) -> Tensor:
-        return index.to(self.device, non_blocking=True)
+        return send(index, self.device)
 
 
 def _freeze(model: nn.Module, recipe: Recipe, frozen: bool) -> None:

@@ -1,7 +1,8 @@
-"""The recipes that have a name: for each model `paper`, `house`, `cpu` and `quick`.
+"""The recipes that have a name: for each model `paper`, `house`, `cpu`, `study` and `quick`.
 
 paper: as published, with the deviations named here. house: our own, on a GPU, under one protocol. cpu: what two cores
-can do with FER2013, at a stated budget. quick: an installation check on the drawn faces, narrow and small; no result.
+can do with FER2013, at a stated budget. study: shorter and smaller, for comparing choices with each other at one
+budget; no result. quick: an installation check on the drawn faces, narrow and small; no result.
 """
 
 import re
@@ -9,7 +10,8 @@ from dataclasses import fields, replace
 
 from ferkit.recipe import Recipe
 
-KINDS = ("house", "paper", "cpu", "quick")
+KINDS = ("house", "paper", "cpu", "study", "quick")
+NO_RESULT = ("study", "quick")
 PROFILE_KINDS = {"quick": "quick", "cpu": "cpu", "full": "house"}  # what a profile trains of each model
 
 
@@ -73,6 +75,11 @@ CPU = {
         options={"size": 64}, optimizer="adamw", lr=4e-4, weight_decay=0.05, batch_size=64, stages=((12, 64),)
     ),
 }
+STUDY = {
+    "compact": dict(stages=((12, 32),)),
+    "resnet18_fer": dict(stages=((30, 40),)),
+    "resemotenet": dict(lr=0.02, stages=((20, 64),)),
+}
 _ADAM = dict(optimizer="adamw", lr=2e-3, weight_decay=0.05)
 QUICK = {
     "compact": dict(options={"width": 16}, stages=((30, 48),)),
@@ -102,6 +109,7 @@ RECIPES = {
         ("house", HOUSE, {}),
         ("paper", PAPER, _PLAIN),
         ("cpu", CPU, {}),
+        ("study", STUDY, {}),
         ("quick", QUICK, _QUICK),
     )
     for model, changes in table.items()

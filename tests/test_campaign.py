@@ -247,3 +247,16 @@ packing.merge(root / "runs.zip", root)
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 of 3 done" in campaign.status(campaign.load_campaign(tmp_path / "campaign.toml"), tmp_path)
+
+
+def test_a_grid_is_every_combination_one_seed_after_the_other(tmp_path):
+    grid = 'recipe = "study"\nseeds = [0, 1]\nminutes = { cpu = 1 }\ngrid = { policy = ["none", "flip"], lr = [0.1] }'
+    (tmp_path / "campaign.toml").write_text(f'[[run]]\nmodel = "compact"\n{grid}\n')
+    jobs = campaign.load_campaign(tmp_path / "campaign.toml")
+    assert [(job.recipe.seed, job.recipe.policy) for job in jobs] == [
+        (0, "none"),
+        (0, "flip"),
+        (1, "none"),
+        (1, "flip"),
+    ]
+    assert jobs[0].name == "fer2013/compact-study+policy=none+lr=0.1-s0"
