@@ -76,7 +76,7 @@ CPU = {
     ),
 }
 STUDY = {
-    "compact": dict(stages=((12, 32),)),
+    "compact": dict(options={"size": 32}, stages=((8, 32),)),
     "resnet18_fer": dict(stages=((30, 40),)),
     "resemotenet": dict(lr=0.02, stages=((20, 64),)),
 }

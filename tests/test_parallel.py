@@ -55,7 +55,7 @@ def test_a_failing_process_is_quoted(faces, tmp_path):
 
 def ferkit(*launcher: str, folder) -> None:
     """`ferkit train` of a small network on the drawn faces, started by that launcher."""
-    changes = ("options.width=8", "stages=((1, 24),)", "precision='float32'", "lr=0.01")
+    changes = ("options.width=8", "stages=((1, 24),)", "precision='float32'", "lr=0.01", "batch_size=128")
     arguments = ["--model", "compact", "--recipe", "quick", "--device", "cpu", "--out", str(folder)]
     arguments += [word for change in changes for word in ("--set", change)]
     environment = {k: v for k, v in os.environ.items() if k != "FERKIT_DATA"} | {"OMP_NUM_THREADS": "1"}
@@ -94,10 +94,10 @@ def test_shares_take_every_row_once(n, size):
 
 def test_a_batch_must_be_large_enough_to_share(faces, tmp_path):
     from ferkit.loop import Loop
-    from ferkit.train import _start
+    from ferkit.train import start
 
     device = torch.device("cpu")
-    state = _start(RECIPE, faces, device, False)
+    state = start(RECIPE, faces, device)
     with pytest.raises(ValueError, match="batch_size 31 is too small for 16 processes"):
         Loop(RECIPE, faces, state, device, Team(0, 16))
     with pytest.raises(ValueError, match="--compile is for one process"):
