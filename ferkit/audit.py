@@ -41,9 +41,9 @@ def _descriptors(images: Tensor) -> Tensor:
     return x / x.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
 
-def clean_mask(faces: Faces, usage: str) -> Tensor:
-    """bool (n of that split,): True where an image has no exact or near copy in Training."""
-    images, pool = faces.split(usage).images, faces.split("Training").images
+def clean_mask(faces: Faces, training: Faces) -> Tensor:
+    """bool (N,): True where a face has no exact or near copy among the training faces."""
+    images, pool = faces.images, training.images
     if not len(images) or not len(pool):
         return torch.ones(len(images), dtype=torch.bool)
     mine = [image.tobytes() for image in images.numpy()]

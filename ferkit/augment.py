@@ -4,7 +4,8 @@ Measured: benchmarks/peers.py (images/s beside PIL image by image).
 """
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -63,10 +64,15 @@ POLICIES = {
 
 
 def get_policy(name: str) -> Policy:
-    """The policy of that name; raises ValueError listing the choices."""
-    if name not in POLICIES:
+    """The policy of that name, with changes where it has some: "standard+mixup=0.3"; ValueError lists the choices."""
+    base, *changes = name.split("+")
+    if base not in POLICIES:
         raise ValueError(f"unknown augmentation policy {name!r}; choose from {list(POLICIES)}")
-    return POLICIES[name]
+    limits = {f.name for f in fields(Policy)}
+    if wrong := [change for change in changes if not re.fullmatch(r"\w+=\d*\.?\d+", change)
+                 or change.split("=")[0] not in limits]:  # fmt: skip
+        raise ValueError(f"policy {name!r}: {wrong[0]!r} is no change; say for example mixup=0.3, of {sorted(limits)}")
+    return replace(POLICIES[base], **{key: float(value) for key, value in (change.split("=") for change in changes)})
 
 
 def augment(

@@ -56,9 +56,10 @@ def _run_commands(commands) -> None:
         dest="changes",
         help="a field of the recipe, for example lr=0.05 or options.width=48; may be repeated",
     )
-    train.add_argument("--weights", metavar="PATH", help="start from this file: ImageNet weights, or a run's own")
+    train.add_argument("--weights", metavar="PATH", help="start from this file of ImageNet weights, or from this run")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
+    train.add_argument("--labels", default="fer2013", help="fer2013, or ferplus: eight classes by ten people's votes")
     train.add_argument(
         "--out", metavar="FOLDER", help="run folder (default: below runs/<data>, named by recipe and seed)"
     )
@@ -68,6 +69,17 @@ def _run_commands(commands) -> None:
     )
     train.add_argument("--compile", action="store_true", help="by torch.compile: a slow start, faster epochs on a GPU")
     train.set_defaults(run=train_recipe)
+
+    hunt = commands.add_parser("search", help="hyper-parameters by Optuna; start it several times to share the work")
+    hunt.add_argument("name", help="of the study; train its best recipe with --recipe study:NAME")
+    hunt.add_argument("--model", default="compact", help="a name that ferkit models lists (default: compact)")
+    hunt.add_argument("--recipe", default="study", help="the recipe that trials change (default: study)")
+    hunt.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    hunt.add_argument("--trials", type=int, default=25, metavar="N", help="finished trials of the study (default: 25)")
+    hunt.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
+    hunt.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
+    hunt.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    hunt.set_defaults(run=search_recipe)
 
     speed = commands.add_parser("bench", help="images a second, memory and FLOP/s of models on this machine")
     speed.add_argument("models", nargs="*", default=["compact"], metavar="MODEL", help="(default: compact)")
@@ -167,15 +179,32 @@ def train_recipe(arguments: argparse.Namespace) -> None:
     from ferkit.recipes import get_recipe
 
     recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **_changes(arguments.changes))
-    if arguments.weights and not recipe.pretrained:  # not the run that starts at random
-        recipe = replace(recipe, name=f"{recipe.name}+weights={Path(arguments.weights).stem}")
+    weights = Path(arguments.weights) if arguments.weights else None
+    if weights and weights.is_dir():  # a run
+        weights /= "best.safetensors"
+    if weights and not recipe.pretrained:  # not the run that starts at random
+        start = weights.parent.name if weights.name == "best.safetensors" else weights.stem
+        recipe = replace(recipe, name=f"{recipe.name}+weights={start}")
     say = print if int(os.environ.get("RANK", 0)) == 0 else (lambda _: None)  # one of torchrun's processes speaks
-    faces = sources.load(arguments.data, say=say)
+    faces = sources.load(arguments.data, labels=arguments.labels, say=say)
     folder = Path(arguments.out or records.run_folder(recipe, faces))
-    record = records.run(recipe, faces, folder, arguments.device, arguments.weights,
+    record = records.run(recipe, faces, folder, arguments.device, weights,
                          processes=arguments.processes, compiled=arguments.compile)  # fmt: skip
     say(records.summary(record))
     say(f"in {folder}")
+
+
+def search_recipe(arguments: argparse.Namespace) -> None:
+    from ferkit import records, sources
+    from ferkit.recipes import get_recipe
+    from ferkit.search import search
+
+    base = get_recipe(arguments.model, arguments.recipe, **_changes(arguments.changes))
+    faces = sources.load(arguments.data, labels=arguments.labels)
+    report = search(arguments.name, base, faces, arguments.trials, records.project_root(), arguments.device)
+    best = next(trial for trial in report["trials"] if trial["number"] == report["best_trial"])
+    print(f"best of {len(report['trials'])} trials: {max(best['public_accuracy']):.2%} on PublicTest, {best['values']}")
+    print(f"ferkit train --model {base.model} --recipe study:{arguments.name} trains and measures it")
 
 
 def bench_models(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ferkit import DataError
-from ferkit.labels import CLASSES, OFFICIAL_COUNTS, UNLABELLED, USAGES, VOTES
+from ferkit.labels import CLASSES, FERPLUS_COUNTS, OFFICIAL_COUNTS, UNLABELLED, USAGES, VOTES
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +72,8 @@ class Faces:
 
     @property
     def is_official(self) -> bool:
-        """Whether the counts per split and class are those of the FER2013 that was published."""
-        return self.counts().tolist() == [list(row) for row in OFFICIAL_COUNTS]
+        """Whether the counts per split and class are those of the FER2013, or the FER+, that was published."""
+        return tuple(map(tuple, self.counts().tolist())) in (OFFICIAL_COUNTS, FERPLUS_COUNTS)
 
     @cached_property
     def fingerprint(self) -> str:

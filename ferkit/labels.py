@@ -23,6 +23,11 @@ VOTES = (*FERPLUS_CLASSES, "unknown", "NF")  # the ten columns of fer2013new.csv
 FERPLUS_TO_FER = (6, 3, 5, 4, 0, 1, 2, None)  # contempt has no class in FER2013
 RULES = ("majority", "crossentropy", "probability", "multi_target")
 N_EMOTIONS = len(FERPLUS_CLASSES)
+FERPLUS_COUNTS = (  # as OFFICIAL_COUNTS, of the FER+ that ferplus.as_ferplus makes of the official files
+    (10122, 7503, 3524, 3430, 2407, 169, 641, 160),
+    (1182, 865, 415, 351, 287, 24, 62, 13),
+    (1278, 929, 446, 448, 326, 23, 94, 29),
+)
 
 
 def class_index(name: str) -> int:

@@ -15,11 +15,11 @@ from ferkit.checkpoint import State
 from ferkit.faces import Faces
 from ferkit.feed import Feed
 from ferkit.losses import Objective
-from ferkit.models.pretrained import trunk_of
 from ferkit.parallel import Team
 from ferkit.precision import autocast
 from ferkit.recipe import Recipe
 from ferkit.schedule import learning_rate
+from ferkit.tuning import changes_at, fix
 
 
 class Step(nn.Module):
@@ -61,18 +61,16 @@ class Loop:
         total = torch.zeros((), device=self.device)
         for step, (images, at, rows) in enumerate(batches):
             for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch + step / n_batches, state.history)
+                group["lr"] = group.get("rate", 1.0) * learning_rate(recipe, epoch + step / n_batches, state.history)
             total += self._train(images, at, rows, step)
             average.update(_decay(recipe, epoch, step, n_batches))
             tell(step / n_batches)
         return self.team.sum(total).item() / self.n
 
     def _prepare(self, epoch: int) -> None:
-        """Training mode; a frozen trunk fixed or free, which DistributedDataParallel has to be told anew."""
-        self.state.model.train()
-        if self.recipe.frozen:
-            _freeze(self.state.model, self.recipe, epoch < self.recipe.frozen)
-        if self.step is None or epoch == self.recipe.frozen:
+        """Training mode; which parts are fixed or free DistributedDataParallel has to be told anew."""
+        fix(self.state.model, self.recipe, epoch)
+        if self.step is None or changes_at(self.recipe, epoch):
             step = Step(self.state.model)
             self.step = self.team.wrap(torch.compile(step, dynamic=False) if self.compiled else step)
 
@@ -106,17 +104,6 @@ class Loop:
 
     def _here(self, index: Tensor) -> Tensor:
         return send(index, self.device)
-
-
-def _freeze(model: nn.Module, recipe: Recipe, frozen: bool) -> None:
-    """Fix the pretrained trunk, its batch norms' statistics included, or free it."""
-    trunk = trunk_of(model, recipe.model)
-    for name, parameter in model.named_parameters():
-        if trunk.covers(name):
-            parameter.requires_grad_(not frozen)
-    for name, module in model.named_modules():
-        if trunk.covers(f"{name}."):
-            module.train(not frozen)
 
 
 class Average:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ferkit import DataError
 from ferkit.augment import Mixing
 from ferkit.faces import Faces
+from ferkit.ferplus import is_ferplus
 from ferkit.labels import FERPLUS_TO_FER, ferplus_targets
 from ferkit.recipe import Recipe
 
@@ -71,14 +72,16 @@ def class_weights(training: Faces) -> Tensor:
 
 
 def vote_targets(training: Faces) -> Tensor:
-    """FER+ votes as distributions float32 (N, 7) in FER2013's order, on the CPU.
+    """FER+ votes as distributions float32 (N, n_classes) over the faces' own classes, on the CPU.
 
-    As microsoft/FERPlus trains with crossentropy (labels.ferplus_targets); a face that this rule drops, or that only
-    contempt has votes for, keeps its label. Raises DataError without votes.
+    As microsoft/FERPlus trains with crossentropy (labels.ferplus_targets). Over FER2013's classes a face that this rule
+    drops, or that only contempt has votes for, keeps its label. Raises DataError without votes.
     """
     if training.votes is None:
         raise DataError(f"{training.name} has no FER+ votes; put fer2013new.csv beside the data")
     emotions, kept = ferplus_targets(training.votes.cpu().numpy(), "crossentropy")
+    if is_ferplus(training):
+        return torch.from_numpy(emotions)
     targets = np.zeros((len(emotions), len(training.classes)), np.float32)
     for theirs, ours in enumerate(FERPLUS_TO_FER):
         if ours is not None:

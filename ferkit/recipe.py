@@ -8,9 +8,12 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 OPTIMIZERS = ("nesterov", "sgd", "adam", "adamw", "radam")  # nesterov: SGD with Nesterov momentum
 SCHEDULES = ("cosine", "one_cycle", "constant", "plateau")
 TARGETS = ("labels", "votes")  # votes: FER+ distributions
+# standard: PublicTest chooses the epoch. with_public: PublicTest is trained on too, as some papers do, and the last
+# epoch is reported, since nothing is left to choose by; never in the main table.
+PROTOCOLS = ("standard", "with_public")
 
 LIMITS = {"lr": 100, "ema": 1, "label_smoothing": 1, "momentum": 1, "weight_decay": 10, "thaw": 1, "clip": 1e6}
-LIMITS |= {"focal": 10, "teacher_weight": 1, "temperature": 100}
+LIMITS |= {"layer_decay": 1, "focal": 10, "teacher_weight": 1, "temperature": 100}
 LIMITS |= dict.fromkeys(("seed", "warmup", "cycle", "patience", "frozen", "swa"), 2**31)
 
 
@@ -22,7 +25,7 @@ class Recipe:
     model: str = "compact"
     options: dict = field(default_factory=dict)  # keyword arguments of create_model
     seed: int = 0
-    policy: str = "standard"  # a name of augment.POLICIES
+    policy: str = "standard"  # a name of augment.POLICIES, with changes perhaps: "flip+mixup=0.3"
     stages: tuple[tuple[int, int], ...] = ((20, 48),)  # (epochs, side in pixels), one after the other
     batch_size: int = 128
     optimizer: str = "nesterov"
@@ -47,6 +50,10 @@ class Recipe:
     pretrained: bool = False  # start the trunk from its published ImageNet weights
     frozen: int = 0  # first epochs in which the trunk stays as it started
     thaw: float = 1.0  # factor on lr after them
+    free: tuple[tuple[int, int], ...] = ()  # (epoch, n): from that epoch only the last n blocks learn; (): all do
+    layer_decay: float = 1.0  # factor on lr for each block (outline.blocks) further from the head
+    new_head: bool = False  # of a start from saved weights all but the head, which may have other classes
+    protocol: str = "standard"
     precision: str = "auto"  # auto: the fastest that the device has (precision.choose)
 
     def __post_init__(self) -> None:
@@ -55,8 +62,11 @@ class Recipe:
         if not self.stages or any(epochs < 1 or side < 8 for epochs, side in self.stages):
             raise ValueError(f"stages must be (epochs >= 1, side >= 8) pairs, got {self.stages}")
         object.__setattr__(self, "plateau", tuple(self.plateau))
+        object.__setattr__(self, "free", tuple(tuple(pair) for pair in self.free))
+        if any(epoch < 0 or n < 1 for epoch, n in self.free):
+            raise ValueError(f"free must be (epoch >= 0, blocks >= 1) pairs, got {self.free}")
         for name, choices in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
-                              ("targets", TARGETS)):  # fmt: skip
+                              ("targets", TARGETS), ("protocol", PROTOCOLS)):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {list(choices)}")
         for name, high in LIMITS.items():

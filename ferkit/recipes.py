@@ -5,9 +5,11 @@ can do with FER2013, at a stated budget. study: shorter and smaller, for compari
 budget; no result. quick: an installation check on the drawn faces, narrow and small; no result.
 """
 
+import json
 import re
 from dataclasses import fields, replace
 
+from ferkit.atomic import project_root
 from ferkit.recipe import Recipe
 
 KINDS = ("house", "paper", "cpu", "study", "quick")
@@ -125,12 +127,15 @@ def kinds(model: str) -> list[str]:
 
 
 def get_recipe(model: str, kind: str = "house", seed: int = 0, **changes) -> Recipe:
-    """A model's recipe of that kind, its fields changed; `options` adds to the recipe's own.
+    """A model's recipe of that kind, or the best one of "study:<name>", its fields changed; `options` adds to its own.
 
     What is changed becomes part of its name, so that its run has a folder of its own. Raises ValueError for a recipe
     or a field that does not exist, and for a value of another type.
     """
-    recipe = _timm(model, kind) if model.startswith("timm:") else RECIPES.get((model, kind))
+    if kind.startswith("study:"):
+        recipe = _studied(model, kind.removeprefix("study:"))
+    else:
+        recipe = _timm(model, kind) if model.startswith("timm:") else RECIPES.get((model, kind))
     if recipe is None:
         models = sorted({name for name, _ in RECIPES})
         there = f"it has {kinds(model)}" if kinds(model) else f"choose a model from {models} or timm:<name>"
@@ -145,6 +150,19 @@ def get_recipe(model: str, kind: str = "house", seed: int = 0, **changes) -> Rec
     if "options" in changes:
         changes["options"] = recipe.options | changes["options"]
     return replace(recipe, name=name, seed=seed, **changes)
+
+
+def _studied(model: str, study: str) -> Recipe:
+    """The best recipe of a study of hyper-parameters (search.py), kept in results/ or still in runs/."""
+    root = project_root()
+    found = [root / "results" / "studies" / f"{study}.json", *root.glob(f"runs/studies/*/{study}/study.json")]
+    file = next((path for path in found if path.exists()), None)
+    if file is None:
+        raise ValueError(f"there is no study {study!r}; run one with: ferkit search {study} --trials 25")
+    recipe = Recipe(**json.loads(file.read_text())["best"])
+    if recipe.model != model:
+        raise ValueError(f"{file} is a study of {recipe.model}, not of {model}")
+    return recipe
 
 
 def _plain(value) -> str:

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from ferkit import DataError, __version__
-from ferkit.atomic import whole_file
+from ferkit.atomic import project_root, whole_file
 from ferkit.audit import BATCH_SIZES, batch_independence, clean_mask
 from ferkit.faces import Faces
+from ferkit.ferplus import LOOSE, is_ferplus, learnable, strict
 from ferkit.labels import UNLABELLED, USAGES
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.parallel import joined, launch
@@ -33,6 +34,7 @@ from ferkit.weights import load_weights
 
 SCHEMA = 1
 JUDGED = ("PublicTest", "PrivateTest")
+SELECTED_BY = {"standard": "PublicTest accuracy", "with_public": "the last epoch"}  # by protocol
 SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, nats")  # of metrics.HEADLINES
 LIBRARIES = ("torch", "torchvision", "numpy", "timm")
 
@@ -58,7 +60,7 @@ def run(
         if weights and record["start"] != file_start(weights):
             raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
         return record
-    splits = faces.split("Training"), faces.split("PublicTest")
+    splits = taught(faces, recipe), faces.split("PublicTest")
     how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, deadline=deadline)
     if processes > 1:
         launch(processes, _fit_in_time, recipe, splits, folder, how)
@@ -81,11 +83,10 @@ def _fit_in_time(recipe: Recipe, splits: tuple[Faces, Faces], folder: Path, how:
 
 def save_logits(folder: Path, faces: Faces, device: str = "auto") -> None:
     """logits.npz of the selected weights: a judged split's logits, flip-TTA logits (float16), labels, rows, clean."""
-    model, _, classes = load_weights(folder / "best.safetensors")
-    model = model.to(pick_device(device))
+    model, recipe, classes = load_weights(folder / "best.safetensors")
+    model, pool = model.to(pick_device(device)), taught(faces, recipe)
     arrays: dict[str, np.ndarray] = {"classes": np.array(classes)}
-    for usage in JUDGED:
-        split = faces.split(usage)
+    for usage, split in judged(faces).items():
         if (split.labels == UNLABELLED).any():
             raise DataError(f"{usage} of {faces.name} has images without a label: nothing to measure against")
         for view in VIEWS:
@@ -93,16 +94,32 @@ def save_logits(folder: Path, faces: Faces, device: str = "auto") -> None:
             arrays[f"{usage}_{name}"] = logits(model, split.images, tta=view).numpy().astype(np.float16)
         arrays[f"{usage}_labels"] = split.labels.numpy().astype(np.int8)
         arrays[f"{usage}_rows"] = split.rows.numpy().astype(np.int32)
-        arrays[f"{usage}_clean"] = clean_mask(faces, usage).numpy()
+        arrays[f"{usage}_clean"] = clean_mask(split, pool).numpy()
     with whole_file(folder / "logits.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+def taught(faces: Faces, recipe: Recipe) -> Faces:
+    """The faces that a recipe trains on, by its protocol."""
+    if recipe.protocol == "standard":
+        return faces.split("Training")
+    return faces[faces.usage != USAGES.index("PrivateTest")]
+
+
+def judged(faces: Faces) -> dict[str, Faces]:
+    """What a run is judged on, by name; PrivateTest of FER+ is two sets (ferplus)."""
+    splits = {usage: faces.split(usage) for usage in JUDGED}
+    if is_ferplus(faces):
+        private = splits["PrivateTest"]
+        splits |= {"PrivateTest": strict(private), LOOSE: private}
+    return splits
 
 
 def measure(folder: str | Path) -> dict:
     """Every metric of a run folder, from its logits.npz alone: {split, split clean, split flip TTA: metrics}."""
     arrays = load_logits(folder)
     classes, metrics = tuple(arrays["classes"].tolist()), {}
-    for usage in JUDGED:
+    for usage in [name.removesuffix("_labels") for name in arrays if name.endswith("_labels")]:
         values, labels, clean = (arrays[f"{usage}_{k}"] for k in ("logits", "labels", "clean"))
         metrics[usage] = evaluate(values, labels, classes)
         if clean.any():
@@ -129,12 +146,14 @@ def write_record(
             "name": faces.name,
             "fingerprint": faces.fingerprint,
             "official": faces.is_official,
-            "n": {u: len(faces.split(u)) for u in USAGES},
+            "n": {"Training": len(learnable(taught(faces, recipe), recipe.targets))}
+            | {usage: len(split) for usage, split in judged(faces).items()},
         },
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "start": state.start,
         "batch_independence": certificate(folder, faces),
-        "selected": {"by": "PublicTest accuracy", "epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
+        "selected": {"by": SELECTED_BY[recipe.protocol]}
+        | {"epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
         "machine": describe_machine(device),
         "engine": engine or {"processes": 1, "compiled": False},
         "precision": {"used": state.precision, "milliseconds": state.timings},
@@ -181,12 +200,6 @@ def find_records(root: str | Path) -> list[tuple[Path, dict]]:
     return [(path.parent, read_record(path.parent)) for path in sorted(Path(root).rglob("record.json"))]
 
 
-def project_root() -> Path:
-    """The checkout that this package lies in, else the current folder (an installed package)."""
-    checkout = Path(__file__).resolve().parent.parent
-    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
-
-
 def run_folder(recipe: Recipe, faces: Faces) -> Path:
     """Where that run belongs: runs/<data>/<recipe>-s<seed>."""
     return project_root() / "runs" / faces.name / recipe.run_name
@@ -217,12 +230,13 @@ def interval(headline: dict, scale: float = 100) -> str:
 
 def summary(record: dict) -> str:
     """A record's headlines as lines of text, each with its n and 95 % interval."""
-    chosen = f"weights of epoch {record['selected']['epoch']}, chosen on PublicTest; 1 seed"
+    chosen = f"weights of epoch {record['selected']['epoch']}, chosen by {record['selected']['by']}; 1 seed"
     lines = [f"{record['run']} on {record['data']['name']}: {chosen}; in brackets 95 % intervals over the images"]
-    lines += [f"{'':<21}{'n':>6}" + "".join(f"  {title:<18}" for title in SUMMARY_TITLES)]
+    width = max(map(len, record["metrics"])) + 1
+    lines += [f"{'':<{width}}{'n':>6}" + "".join(f"  {title:<18}" for title in SUMMARY_TITLES)]
     for split, metrics in record["metrics"].items():
         values = [interval(metrics[name], 1 if name == "nll" else 100) for name in HEADLINES]
-        lines.append(f"{split:<21}{metrics['n']:>6,}" + "".join(f"  {value:<18}" for value in values))
+        lines.append(f"{split:<{width}}{metrics['n']:>6,}" + "".join(f"  {value:<18}" for value in values))
     return "\n".join(line.rstrip() for line in lines)
 
 

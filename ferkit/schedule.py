@@ -5,15 +5,22 @@ import math
 import torch
 from torch import nn
 
+from ferkit.models.outline import blocks
 from ferkit.recipe import Recipe
+from ferkit.tuning import rate
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer, fused into one kernel on CUDA where there is one; weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    how = {"fused" if matrices[0].device.type == "cuda" else "foreach": True}
+    """The recipe's optimizer, fused into one kernel on CUDA where there is one; weight decay on matrices only.
+
+    Parameters of one rate (tuning.rate) are a group, which keeps it as `rate`.
+    """
+    names, groups = blocks(model), {}
+    for name, parameter in model.named_parameters():
+        key = (rate(name, names, recipe.layer_decay), recipe.weight_decay if parameter.ndim > 1 else 0.0)
+        groups.setdefault(key, []).append(parameter)
+    groups = [{"params": some, "weight_decay": decay, "rate": factor} for (factor, decay), some in groups.items()]
+    how = {"fused" if next(model.parameters()).device.type == "cuda" else "foreach": True}
     if recipe.optimizer in ("nesterov", "sgd"):
         nesterov = recipe.optimizer == "nesterov" and recipe.momentum > 0
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, **how)

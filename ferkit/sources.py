@@ -337,8 +337,22 @@ def _write_cache(file: Path, raw: Raw) -> None:
         )
 
 
-def load(path: str | Path | None = None, *, cache: bool = True, say: Callable[[str], None] = print):
-    """Faces from `path`, or from where `locate` finds them, or the embedded ones; `say` is told which."""
+def load(
+    path: str | Path | None = None, *, labels: str = "fer2013", cache: bool = True, say: Callable[[str], None] = print
+):
+    """Faces from `path`, or from where `locate` finds them, or the embedded ones; `say` is told which.
+
+    labels: "fer2013", or "ferplus" for the eight classes that FER+'s votes give (ferplus.as_ferplus).
+    """
+    from ferkit.ferplus import LABELLINGS, as_ferplus
+
+    if labels not in LABELLINGS:
+        raise ValueError(f"unknown labels {labels!r}; choose from {list(LABELLINGS)}")
+    faces = _load(path, cache, say)
+    return as_ferplus(faces) if labels == "ferplus" else faces
+
+
+def _load(path: str | Path | None, cache: bool, say: Callable[[str], None]):
     import torch
 
     from ferkit.faces import Faces

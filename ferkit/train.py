@@ -20,6 +20,7 @@ from ferkit import DataError
 from ferkit.atomic import whole_file
 from ferkit.checkpoint import LOG_FIELDS, State, alone, claim
 from ferkit.faces import Faces
+from ferkit.ferplus import learnable
 from ferkit.labels import UNLABELLED
 from ferkit.loop import Loop, key
 from ferkit.models import create_model
@@ -39,19 +40,22 @@ class OutOfTime(Exception):
 def fit(
     recipe: Recipe, training: Faces, public: Faces, folder: Path, *,
     device: str = "auto", source: dict | None = None, weights: str | Path | None = None,
-    compiled: bool = False, deadline: float = math.inf,
+    compiled: bool = False, deadline: float = math.inf, watch: Callable[[State], None] = lambda _state: None,
 ) -> State:  # fmt: skip
     """Train; leave recipe.json, log.csv, last.pt and best.safetensors (EMA weights of the best epoch) in folder.
 
-    training and public: labelled faces of those two splits. `source` describes the code (records.code_version) and
-    is kept with the state. `weights`: a file to start from (models.create_model's `pretrained`). `compiled`: by
-    torch.compile. `deadline`, on time.monotonic's clock: OutOfTime when the next epoch would not end before it.
+    training and public: labelled faces of those two splits (under the recipe's other protocol, training holds both).
+    `source` describes the code (records.code_version) and is kept with the state. `weights`: a file to start from
+    (models.create_model's `pretrained`). `compiled`: by torch.compile. `deadline`, on time.monotonic's clock:
+    OutOfTime when the next epoch would not end before it. `watch` is told of every epoch, which is saved by then, and
+    may end the run by raising.
     A finished run returns at once, an interrupted one continues; the result is the same, on a CPU to the last bit.
     Several processes (parallel.joined) all call this, on a folder that all of them see.
     Raises DataError for unlabelled or missing faces, a folder of another recipe or other data, a damaged checkpoint,
     weights that are not there or do not fit; FloatingPointError when the loss is no longer finite (the last good epoch
     stays in last.pt).
     """
+    training = learnable(training, recipe.targets)
     for faces, usage in ((training, "Training"), (public, "PublicTest")):
         if not len(faces) or (faces.labels == UNLABELLED).any():
             raise DataError(f"{usage} has {len(faces)} images, or some without a label: training needs labelled ones")
@@ -76,14 +80,16 @@ def fit(
         if not is_over(recipe, state.history):
             state.sources.append(source or {})
             loop = Loop(recipe, training, state, where, team, compiled)
-            _train(loop, public.to(where), folder, training.classes, deadline)
+            _train(loop, public.to(where), folder, training.classes, deadline, watch)
     return state
 
 
 def start(recipe: Recipe, training: Faces, device: torch.device, pretrained: bool | str | Path = False) -> State:
     """A run before its first epoch; `pretrained` is models.create_model's."""
     torch.manual_seed(key(recipe.seed))
-    model = create_model(recipe.model, len(training.classes), pretrained=pretrained, **recipe.options)
+    model = create_model(
+        recipe.model, len(training.classes), pretrained=pretrained, new_head=recipe.new_head, **recipe.options
+    )
     model = model.to(device, memory_format=torch.channels_last)
     precision = "float32" if recipe.precision == "auto" else recipe.precision  # until it is chosen
     state = State(model, copy.deepcopy(model).eval(), make_optimizer(model, recipe), precision)
@@ -100,9 +106,11 @@ def _describe_start(model: nn.Module, recipe: Recipe, pretrained: bool | str | P
 
 
 def file_start(path: str | Path) -> dict[str, str]:
-    """A file of weights as the record of a run that started from it names it."""
+    """A file of weights as the record of a run that started from it names it: a run's own with the run."""
+    path = Path(path)
+    name = f"{path.parent.name}/{path.name}" if path.name == "best.safetensors" else path.name
     with open(path, "rb") as file:
-        return {"file": Path(path).name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return {"file": name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _identity(recipe: Recipe, training: Faces) -> str:
@@ -110,7 +118,9 @@ def _identity(recipe: Recipe, training: Faces) -> str:
     return training.fingerprint + (f" {file_start(recipe.teacher)['sha256'][:16]}" if recipe.teacher else "")
 
 
-def _train(loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], deadline: float) -> None:
+def _train(
+    loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], deadline: float, watch: Callable[[State], None]
+) -> None:
     recipe, state, first = loop.recipe, loop.state, loop.team.is_first
     say = print if first else (lambda *_, **__: None)
     say(f"{recipe.run_name}: {state.precision} {state.timings or ''}".rstrip(), flush=True)
@@ -121,7 +131,7 @@ def _train(loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], de
         if not math.isfinite(loss):
             raise FloatingPointError(f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr, in another folder")
         accuracy = judge(state.ema, public, loop.team)
-        better = accuracy > state.best
+        better = accuracy > state.best or recipe.protocol == "with_public"  # where the last epoch is reported
         if better:
             state.best, state.best_epoch = accuracy, epoch
         state.epoch = epoch + 1
@@ -133,6 +143,7 @@ def _train(loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], de
         state.rows.append(list(map(str, row)))
         if first:
             _save(state, recipe, folder, classes if better else None)
+        watch(state)
         say(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
             f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
 

@@ -229,7 +229,8 @@ def test_recipes_are_validated_when_made(changes, message):
 
 def test_named_recipes():
     assert all(get_recipe(model, kind) == recipe for (model, kind), recipe in RECIPES.items())
-    assert set(kinds("resemotenet")) == {"house", "paper", "cpu", "study", "quick"} and "paper" not in kinds("timm:resnet18")
+    assert set(kinds("resemotenet")) == {"house", "paper", "cpu", "study", "quick"}
+    assert "paper" not in kinds("timm:resnet18")
     assert get_recipe("compact", "cpu").run_name == "compact-s0"
     assert set(PROFILE_KINDS.values()) <= set(kinds("compact"))
     changed = get_recipe("resemotenet", "quick", 1, lr=0.5, options={"width": 4}, stages=((2, 48),))

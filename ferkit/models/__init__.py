@@ -71,13 +71,15 @@ def create_model(
     in_chans: int | None = None,
     size: int | None = None,
     pretrained: bool | str | Path = False,
+    new_head: bool = False,
     **options,
 ) -> nn.Module:
     """A model of that name, with `input_spec`, `cam_layer`, `forward_features` and `forward_head`.
 
     in_chans: 1 or 3, by default the architecture's own. size: the side in pixels that it is judged at, by default the
     paper's. pretrained: start the trunk from the published ImageNet weights, downloaded, or from a file of them; or
-    the whole network from weights that ferkit saved. options: the builder's own, `width` among them.
+    the whole network from weights that ferkit saved, with `new_head` all of it but the head. options: the builder's
+    own, `width` among them.
     Raises ValueError listing the choices for an unknown name, and DataError when weights are missing or do not fit.
     """
     if in_chans is not None:
@@ -97,7 +99,7 @@ def create_model(
         model.input_spec = replace(model.input_spec, size=size)
         model.input_spec(torch.empty(1, 1, size, size, device="meta"))  # refuses a size that does not fit
     if whole:
-        load_saved(model, name, pretrained)
+        load_saved(model, name, pretrained, new_head)
     elif pretrained and not name.startswith("timm:"):
         load_trunk(model, name, pretrained)
     return model

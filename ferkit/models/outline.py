@@ -48,3 +48,21 @@ def cost(model: nn.Module) -> tuple[int, float]:
     """Parameters, and GFLOPs for one image of the network's input size."""
     parts = outline(model)
     return sum(part.parameters for part in parts), sum(part.gflops for part in parts)
+
+
+def blocks(model: nn.Module) -> list[str]:
+    """The names of a network's blocks, from its input to its head: its children, sequences opened, without empty ones.
+
+    For compact: a stem, six residual blocks, a head.
+    """
+    names = []
+    for name, child in model.named_children():
+        opened = isinstance(child, (nn.Sequential, nn.ModuleList))
+        inside = [(f"{name}.{key}", part) for key, part in child.named_children()] if opened else [(name, child)]
+        names += [name for name, part in inside if any(True for _ in part.parameters())]
+    return names
+
+
+def block_of(name: str, names: list[str]) -> int | None:
+    """Which of those blocks a tensor or module of that name belongs to; None for none of them."""
+    return next((i for i, block in enumerate(names) if f"{name}.".startswith(f"{block}.")), None)

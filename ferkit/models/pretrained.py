@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ferkit import DataError
+from ferkit.models.outline import blocks
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,20 @@ def is_saved(path: str | Path) -> bool:
         raise DataError(f"{path}: no readable weights ({error})") from error
 
 
-def load_saved(model: nn.Module, name: str, path: str | Path) -> None:
-    """Copy a network that ferkit saved into the same one; DataError for another model, width or number of classes."""
+def load_saved(model: nn.Module, name: str, path: str | Path, new_head: bool = False) -> None:
+    """Copy a network that ferkit saved into the same one; with `new_head` all but its last block.
+
+    Raises DataError for another model or width, or, where the head is copied, another number of classes.
+    """
     weights, metadata = read_weights(path)
     theirs = json.loads(metadata["recipe"])["model"]
     if theirs != name:
         raise DataError(f"{path} holds weights of {theirs}, not of {name}")
-    load_exactly(model.state_dict(), weights, str(path))
+    ours = model.state_dict()
+    if new_head:
+        head = f"{blocks(model)[-1]}."
+        ours, weights = ({k: v for k, v in some.items() if not k.startswith(head)} for some in (ours, weights))
+    load_exactly(ours, weights, str(path))
 
 
 def load_trunk(model: nn.Module, name: str, pretrained: bool | str | Path) -> None:

@@ -1,0 +1,173 @@
+"""Hyper-parameters by Optuna: tree-structured Parzen estimator, bad trials stopped early, PublicTest as the only judge.
+
+A study is a folder, runs/studies/<data>/<name>, that any number of processes and machines may work on at once
+(`ferkit search`): its journal holds the trials, a run folder each their states. A trial whose process was killed is
+taken up again, from its last epoch. study.json is what is kept: every trial, and the best one's recipe, which
+`ferkit train --recipe study:<name>` trains and measures.
+
+Sources: Bergstra et al. 2011 (TPE), Akiba et al. 2019 (arXiv 1907.10902), Golovin et al. 2017 (median stopping).
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import optuna
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from ferkit import DataError
+from ferkit.atomic import whole_file
+from ferkit.checkpoint import State, alone
+from ferkit.faces import Faces
+from ferkit.models import create_model
+from ferkit.recipe import Recipe
+from ferkit.records import code_version, describe_machine
+from ferkit.train import fit
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+STARTING = 10.0  # seconds in which a trial that has begun may not hold its folder yet
+
+
+def suggest(trial: Trial, base: Recipe) -> dict:
+    """The search space: a trial's values, by name."""
+    sides = sorted({max(8, 8 * round(base.stages[-1][1] * factor / 8)) for factor in (0.75, 1, 1.25)})
+    values = {
+        "lr": trial.suggest_float("lr", base.lr / 10, min(base.lr * 5, 1.0), log=True),
+        "weight_decay": trial.suggest_float("weight_decay", 1e-5, 5e-3, log=True),
+        "batch_size": trial.suggest_categorical("batch_size", (64, 128, 256)),
+        "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2, step=0.05),
+        "policy": trial.suggest_categorical("policy", ("flip", "light", "standard")),
+        "mixup": trial.suggest_float("mixup", 0.0, 0.4, step=0.1),
+        "schedule": trial.suggest_categorical("schedule", ("cosine", "one_cycle")),
+        "side": trial.suggest_categorical("side", sides),
+    }
+    if _takes_drop(base):
+        values["drop"] = trial.suggest_float("drop", 0.0, 0.5, step=0.1)
+    return values
+
+
+def _takes_drop(base: Recipe) -> bool:
+    with suppress(ValueError), torch.device("meta"):
+        create_model(base.model, **(base.options | {"drop": 0.0}))
+        return True
+    return False
+
+
+def recipe_of(base: Recipe, values: dict, name: str) -> Recipe:
+    """The base recipe with those values, at its number of epochs."""
+    options = base.options | {"size": values["side"]} | ({"drop": values["drop"]} if "drop" in values else {})
+    policy = values["policy"] + (f"+mixup={values['mixup']:.1f}" if values["mixup"] else "")
+    taken = {key: values[key] for key in ("batch_size", "label_smoothing", "schedule")}
+    rates = {key: float(f"{values[key]:.3g}") for key in ("lr", "weight_decay")}
+    return replace(base, name=name, options=options, policy=policy, stages=((base.epochs, values["side"]),), **taken,
+                   **rates)  # fmt: skip
+
+
+def search(
+    name: str, base: Recipe, faces: Faces, n_trials: int, root: Path, device: str = "auto", *,
+    seed: int | None = None, say: Callable[[str], None] = print,
+) -> dict:  # fmt: skip
+    """Work on a study until n_trials have finished, whoever ran them; what study.json holds.
+
+    seed: of the sampler, for a study that one process runs; several need one each, or none. PrivateTest is not
+    touched. Raises DataError for a study of another recipe or other data.
+    """
+    folder = root / "runs" / "studies" / faces.name / name
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))), study_name=name,
+        direction="maximize", load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(multivariate=True, n_startup_trials=8, seed=seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+    )  # fmt: skip
+    _claim(study, base, faces)
+    train = _objective(study, base, faces, folder, device, say)
+    while len(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
+        _revive(study, folder)
+        study.optimize(train, n_trials=1)
+    return write_study(study, base, faces, folder, device)
+
+
+def _claim(study: optuna.Study, base: Recipe, faces: Faces) -> None:
+    mine = json.loads(json.dumps({"base": asdict(base), "fingerprint": faces.fingerprint}))
+    for key, value in mine.items():
+        if study.user_attrs.setdefault(key, value) != value:
+            raise DataError(f"study {study.study_name} is of another {key}; give this one another name")
+        study.set_user_attr(key, value)
+
+
+def _objective(study, base: Recipe, faces: Faces, folder: Path, device: str, say) -> Callable[[Trial], float]:
+    training, public = faces.split("Training"), faces.split("PublicTest")
+
+    def train(trial: Trial) -> float:
+        recipe = recipe_of(base, suggest(trial, base), f"trial{trial.user_attrs.get('goes_on', trial.number)}")
+
+        def watch(state: State) -> None:
+            told = len(trial.storage.get_trial(trial._trial_id).intermediate_values)
+            for epoch, accuracy in list(enumerate(state.history))[told:]:
+                trial.report(accuracy, epoch)
+            if len(state.history) < recipe.epochs and trial.should_prune():
+                raise optuna.TrialPruned
+
+        begin = time.perf_counter()
+        try:
+            state = fit(recipe, training, public, folder / recipe.name, device=device, source=code_version(),
+                        watch=watch)  # fmt: skip
+        except FloatingPointError as error:  # a rate that is too high is a result
+            raise optuna.TrialPruned(str(error)) from error
+        finally:
+            trial.set_user_attr("seconds", round(time.perf_counter() - begin, 1))
+        say(f"{study.study_name} trial {trial.number}: PublicTest {state.best:.2%}")
+        return state.best
+
+    return train
+
+
+def _revive(study: optuna.Study, folder: Path) -> None:
+    """Enqueue again the trials whose processes are gone: nobody holds their folders."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        first = trial.user_attrs.get("goes_on", trial.number)
+        if time.time() - trial.datetime_start.timestamp() < STARTING:
+            continue
+        with suppress(DataError), alone(folder / f"trial{first}"):
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params, user_attrs={"goes_on": first})
+
+
+def write_study(study: optuna.Study, base: Recipe, faces: Faces, folder: Path, device: str) -> dict:
+    """Write study.json: every trial that finished, the importance of each value, the best recipe."""
+    trials = study.get_trials(deepcopy=False, states=FINISHED)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    judge = optuna.importance.FanovaImportanceEvaluator(seed=0)  # Hutter et al. 2014
+    importance = optuna.importance.get_param_importances(study, evaluator=judge) if len(complete) > 2 else {}
+    report = {
+        "schema": 1,
+        "study": study.study_name,
+        "data": {"name": faces.name, "fingerprint": faces.fingerprint, "official": faces.is_official},
+        "objective": "PublicTest accuracy, best epoch",
+        "n": {usage: len(faces.split(usage)) for usage in ("Training", "PublicTest")},
+        "base": asdict(base),
+        "best": asdict(recipe_of(base, study.best_params, f"{base.name}+study={study.study_name}")),
+        "best_trial": study.best_trial.number,
+        "importance": {key: round(float(value), 4) for key, value in importance.items()},
+        "trials": [_as_json(trial) for trial in trials],
+        "machine": describe_machine(device),
+        "code": code_version(),
+        "versions": {"optuna": optuna.__version__, "torch": torch.__version__},
+    }
+    with whole_file(folder / "study.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def _as_json(trial: FrozenTrial) -> dict:
+    accuracies = [round(trial.intermediate_values[epoch], 6) for epoch in sorted(trial.intermediate_values)]
+    return {"number": trial.number, "state": trial.state.name.lower(), "values": trial.params,
+            "public_accuracy": accuracies, "seconds": trial.user_attrs.get("seconds")}  # fmt: skip
