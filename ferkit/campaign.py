@@ -11,17 +11,20 @@ from pathlib import Path
 
 import torch
 
-from ferkit import DataError
-from ferkit.faces import Faces
+from ferkit import DataError, sources
+from ferkit.ferplus import as_ferplus
+from ferkit.jobs import Job as Command
+from ferkit.jobs import run as run_commands
 from ferkit.predict import pick_device
 from ferkit.recipe import Recipe
-from ferkit.recipes import get_recipe
-from ferkit.records import read_log, read_record, run
-from ferkit.train import OutOfTime
+from ferkit.recipes import get_recipe, started_from
+from ferkit.records import read_log, read_record
 
 MACHINES = ("gpu", "t4", "cpu")  # one data-centre GPU, Kaggle's two T4s, two CPU cores
-KEYS = {"model", "recipe", "seeds", "data", "set", "grid", "minutes"}
+KEYS = {"model", "recipe", "seeds", "data", "set", "grid", "start", "minutes"}
 RESERVE = 60.0  # seconds of a budget, at most a quarter of it, that are kept for measuring and packing
+WEIGHTS = "best.safetensors"
+START = 10.0  # seconds in which a process has its libraries and its data
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,31 @@ class Job:
     recipe: Recipe
     data: str
     minutes: dict[str, float]
+    kind: str  # of the recipe before it was changed
+    changes: dict
+    start: str = ""  # the run that it begins with, as `name`
 
     @property
     def name(self) -> str:
         return f"{self.data}/{self.recipe.run_name}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What `ferkit train` is to be told for this recipe."""
+        given = ["--model", self.recipe.model, "--recipe", self.kind, "--seed", str(self.recipe.seed)]
+        for key, value in self.changes.items():  # in their order, which the recipe's name has
+            each = {f"options.{option}": v for option, v in value.items()} if key == "options" else {key: value}
+            given += [part for name, v in each.items() for part in ("--set", f"{name}={v!r}")]
+        return given + (["--labels", "ferplus"] if self.data.endswith("ferplus") else [])
 
 
 def load_campaign(path: str | Path, only: str = "*") -> list[Job]:
     """The jobs of a campaign.toml in their order, those whose run name matches the pattern `only`.
 
     A [[run]] has model, recipe (a kind), seeds, minutes = {machine = expected}, and where wanted data (default
-    "fer2013"), set, a table of the recipe's fields, and grid, lists of values of fields: every combination is a run.
-    Raises DataError saying which entry is wrong, or ValueError for a pattern that matches nothing.
+    "fer2013"; FER+ is "ferplus"), set, a table of the recipe's fields, grid, lists of values of fields: every
+    combination is a run, and start, <data>/<recipe>: the run, of the same seed, whose weights it begins with. Raises
+    DataError saying which entry is wrong, or ValueError for a pattern that matches nothing.
     """
     try:
         entries = tomllib.loads(Path(path).read_text())["run"]
@@ -72,8 +88,15 @@ def _jobs(entry: dict) -> list[Job]:
     fixed, grid = _frozen(entry.get("set", {})), _frozen(entry.get("grid", {}))
     points = [fixed | dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     each = itertools.product(entry["seeds"], points)  # one seed of everything before the next
-    recipes = [get_recipe(entry["model"], entry["recipe"], seed, **point) for seed, point in each]
-    return [Job(recipe, entry.get("data", "fer2013"), minutes) for recipe in recipes]
+    kind, data = entry["recipe"], entry.get("data", "fer2013")
+    jobs = []
+    for seed, point in each:
+        recipe, start = get_recipe(entry["model"], kind, seed, **point), entry.get("start", "")
+        if start:
+            start = f"{start}-s{seed}"
+            recipe = started_from(recipe, Path(start) / WEIGHTS)
+        jobs.append(Job(recipe, data, minutes, kind, point, start))
+    return jobs
 
 
 def _frozen(value):
@@ -123,35 +146,45 @@ def status(jobs: list[Job], root: Path) -> str:
 
 
 def take(
-    jobs: list[Job], faces: Faces, root: Path, budget: float, device: str = "auto", *,
-    processes: int = 1, compiled: bool = False, keep: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = print,
+    jobs: list[Job], data: str | Path | None, root: Path, budget: float, device: str = "auto", *,
+    here: str = "", processes: int = 1, compiled: bool = False, workers: int = 1, scheduler: str | None = None,
+    keep: Callable[[], None] = lambda: None, say: Callable[[str], None] = print,
 ) -> list[str]:  # fmt: skip
-    """Train and measure unfinished jobs in order for `budget` seconds; what failed, a line each.
+    """Train and measure unfinished jobs in order for `budget` seconds, by `ferkit train`; what failed, a line each.
 
-    Left out are jobs on other data, jobs without expected minutes on this machine, and those of which not one epoch
-    fits. A run that is cut off has lost at most the epoch that it was in. `keep` is called whenever a run has ended,
-    however it did.
+    data: as `ferkit train --data` takes it. Left out are jobs on other data, jobs without expected minutes on `here`
+    (one of MACHINES; empty: this one), those whose start is not there, and those of which not one epoch fits. A run
+    that is cut off has lost at most the epoch that it was in. Runs that start from others come after them. `keep` is
+    called whenever a run has ended, however it did.
     """
-    end, here, failed = time.monotonic() + budget, machine(device), []
-    deadline = end - min(RESERVE, budget / 4)
-    for job in [job for job in jobs if job.data == faces.name and not find_record(job, root)]:
-        if time.monotonic() + 60 * job.minutes.get(here, float("inf")) / job.recipe.epochs > deadline:
-            continue
-        before, folder = epochs_done(job, root), root / "runs" / job.name
+    until = time.time() + budget - min(RESERVE, budget / 4)
+    where, _ = sources.locate(data)
+    faces = sources.load(data, say=say)  # and from here on it is in the cache, for all that read it at once
+    names = {faces.name} if faces.votes is None else {faces.name, as_ferplus(faces).name}
+    here = here or machine(device)
+    how = ["--data", str(where.absolute()) if where else "embedded", "--device", device, "--processes", str(processes)]
+    how += ["--until", f"{until:.0f}", *(["--compile"] if compiled else [])]
+    todo = [job for job in jobs if job.data in names and here in job.minutes and not find_record(job, root)]
+    outcomes = []
+    for wave in ([job for job in todo if not job.start], [job for job in todo if job.start]):
+        commands = []
+        for job in wave:
+            folder, start = ((root / "runs" / name).absolute() for name in (job.name, job.start))
+            if job.start and not (start / WEIGHTS).exists():
+                say(f"{job.name}: left out, {start / WEIGHTS} is not there")
+                continue
+            arguments = ("train", *job.arguments, "--out", str(folder), *how)
+            arguments += ("--weights", str(start)) if job.start else ()
+            least = START + 60 * job.minutes[here] / job.recipe.epochs
+            commands.append(Command(job.name, arguments, folder, seconds=least))
         try:
-            run(job.recipe, faces, folder, device, processes=processes, compiled=compiled, deadline=deadline)
-            say(f"{job.name}: done, {end - time.monotonic():.0f} s left")
-        except OutOfTime as stopped:
-            say(str(stopped))
-            if epochs_done(job, root) > before:
-                break
-        except Exception as error:  # one that fails does not take the others' time
-            failed.append(f"{job.name}: {error}")
-            say(f"{job.name}: failed ({error})")
-        finally:
-            keep()
-    return failed
+            outcomes += run_commands(
+                commands, workers=workers, scheduler=scheduler, until=until, say=say, ended=lambda outcome: keep()
+            )
+        except KeyboardInterrupt:
+            keep()  # what the runs that were ended have reached
+            raise
+    return [f"{outcome.job.name}: {outcome.told}" for outcome in outcomes if outcome.state == "failed"]
 
 
 def folders(jobs: list[Job], root: Path) -> list[Path]:

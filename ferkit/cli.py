@@ -2,11 +2,11 @@
 
 import argparse
 import ast
+import math
 import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from ferkit import DataError, __version__
@@ -58,7 +58,7 @@ def _run_commands(commands) -> None:
     )
     train.add_argument("--weights", metavar="PATH", help="start from this file of ImageNet weights, or from this run")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
+    train.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive; embedded: drawn faces")
     train.add_argument("--labels", default="fer2013", help="fer2013, or ferplus: eight classes by ten people's votes")
     train.add_argument(
         "--out", metavar="FOLDER", help="run folder (default: below runs/<data>, named by recipe and seed)"
@@ -68,6 +68,10 @@ def _run_commands(commands) -> None:
         "--processes", type=int, default=1, metavar="N", help="train with N of them on this machine (torchrun: its own)"
     )
     train.add_argument("--compile", action="store_true", help="by torch.compile: a slow start, faster epochs on a GPU")
+    train.add_argument(
+        "--until", type=float, default=math.inf, metavar="SECONDS",
+        help="start no epoch that would end after this Unix time; exit status 75: it goes on when called again",
+    )  # fmt: skip
     train.set_defaults(run=train_recipe)
 
     hunt = commands.add_parser("search", help="hyper-parameters by Optuna; start it several times to share the work")
@@ -94,6 +98,13 @@ def _run_commands(commands) -> None:
     evaluate.add_argument("folders", nargs="+", metavar="FOLDER")
     evaluate.set_defaults(run=evaluate_runs)
 
+    corrupted = commands.add_parser("robustness", help="accuracy of run folders under fifteen corruptions, PrivateTest")
+    corrupted.add_argument("folders", nargs="+", metavar="FOLDER", help="run folders with best.safetensors")
+    corrupted.add_argument("--data", metavar="PATH", help="the faces that the runs were measured on")
+    corrupted.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
+    corrupted.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    corrupted.set_defaults(run=measure_robustness)
+
     predict = commands.add_parser("predict", help="emotions of face pictures (cropped to the face), by a trained run")
     predict.add_argument("folder", help="a run folder with best.safetensors")
     predict.add_argument("pictures", nargs="+", metavar="PICTURE")
@@ -112,6 +123,9 @@ def _campaign_commands(commands) -> None:
     take.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     take.add_argument("--processes", type=int, default=1, metavar="N", help="train each with N of them")
     take.add_argument("--compile", action="store_true", help="by torch.compile")
+    take.add_argument("--jobs", type=int, default=1, metavar="N", help="so many runs at once on this machine")
+    take.add_argument("--scheduler", metavar="ADDRESS", help="on a Dask cluster that shares this file system instead")
+    take.add_argument("--machine", default="", choices=("gpu", "t4", "cpu"), help="whose minutes count (default: this)")
     take.add_argument("--pack", metavar="FILE", help="write what results/ does not have yet into this zip, under 16 MB")
     take.set_defaults(run=campaign_run)
     for command in (status, take):
@@ -174,24 +188,31 @@ def show_models(arguments: argparse.Namespace) -> None:
         print(f"{name:<32}{size:<12}{parameters:>12,}{gflops:>9.2f}  {', '.join(kinds(name))}")
 
 
-def train_recipe(arguments: argparse.Namespace) -> None:
+def train_recipe(arguments: argparse.Namespace) -> int:
     from ferkit import records, sources
-    from ferkit.recipes import get_recipe
+    from ferkit.jobs import OUT_OF_TIME
+    from ferkit.recipes import get_recipe, started_from
+    from ferkit.train import OutOfTime
 
     recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **_changes(arguments.changes))
     weights = Path(arguments.weights) if arguments.weights else None
     if weights and weights.is_dir():  # a run
         weights /= "best.safetensors"
     if weights and not recipe.pretrained:  # not the run that starts at random
-        start = weights.parent.name if weights.name == "best.safetensors" else weights.stem
-        recipe = replace(recipe, name=f"{recipe.name}+weights={start}")
+        recipe = started_from(recipe, weights)
     say = print if int(os.environ.get("RANK", 0)) == 0 else (lambda _: None)  # one of torchrun's processes speaks
     faces = sources.load(arguments.data, labels=arguments.labels, say=say)
     folder = Path(arguments.out or records.run_folder(recipe, faces))
-    record = records.run(recipe, faces, folder, arguments.device, weights,
-                         processes=arguments.processes, compiled=arguments.compile)  # fmt: skip
+    deadline = time.monotonic() + arguments.until - time.time()
+    try:
+        record = records.run(recipe, faces, folder, arguments.device, weights, processes=arguments.processes,
+                             compiled=arguments.compile, deadline=deadline)  # fmt: skip
+    except OutOfTime as stopped:
+        say(f"{stopped}; the same command goes on")
+        return OUT_OF_TIME
     say(records.summary(record))
     say(f"in {folder}")
+    return 0
 
 
 def search_recipe(arguments: argparse.Namespace) -> None:
@@ -250,6 +271,23 @@ def evaluate_runs(arguments: argparse.Namespace) -> None:
     print("every recorded metric is what the logits give")
 
 
+def measure_robustness(arguments: argparse.Namespace) -> None:
+    from ferkit import records, robustness, sources
+
+    recorded = {Path(folder): records.read_record(folder)["data"] for folder in arguments.folders}
+    faces = sources.load(arguments.data, labels=arguments.labels)
+    for folder, data in recorded.items():
+        if data["fingerprint"] != faces.fingerprint:
+            raise DataError(f"{folder} was measured on {data['name']}, fingerprint {data['fingerprint']}; these are "
+                            f"{faces.name}, {faces.fingerprint}: give its own with --data and --labels")  # fmt: skip
+    for folder in recorded:
+        measured = (folder / robustness.FILE).exists()
+        print(f"{folder}" + (f" has {robustness.FILE}, which is only read" if measured else ""), flush=True)
+        if not measured:
+            robustness.save_robustness(folder, faces, arguments.device)
+        print(robustness.robustness_table(robustness.load_robustness(folder)), flush=True)
+
+
 def predict_pictures(arguments: argparse.Namespace) -> None:
     from ferkit.predict import logits, read_picture
     from ferkit.weights import load_weights
@@ -274,9 +312,9 @@ def campaign_status(arguments: argparse.Namespace) -> None:
 
 
 def campaign_run(arguments: argparse.Namespace) -> None:
-    from ferkit import campaign, packing, records, sources
+    from ferkit import campaign, packing, records
 
-    end, jobs, root = time.monotonic() + campaign.seconds(arguments.budget), _jobs(arguments), records.project_root()
+    budget, jobs, root = campaign.seconds(arguments.budget), _jobs(arguments), records.project_root()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done gets packed
 
     def keep() -> None:
@@ -284,9 +322,9 @@ def campaign_run(arguments: argparse.Namespace) -> None:
             for left_out in packing.pack(campaign.folders(jobs, root), arguments.pack):
                 print(f"no room in {arguments.pack}: {left_out}", file=sys.stderr)
 
-    faces = sources.load(arguments.data)
-    failed = campaign.take(jobs, faces, root, end - time.monotonic(), arguments.device,
-                           processes=arguments.processes, compiled=arguments.compile, keep=keep)  # fmt: skip
+    failed = campaign.take(jobs, arguments.data, root, budget, arguments.device, here=arguments.machine,
+                           processes=arguments.processes, compiled=arguments.compile, workers=arguments.jobs,
+                           scheduler=arguments.scheduler, keep=keep)  # fmt: skip
     if failed:
         raise DataError("; ".join(failed))
 
@@ -327,7 +365,7 @@ def suite_run(arguments: argparse.Namespace) -> None:
     given = {name: _literal(value) for name, value in arguments.p}
     paths = suite.notebooks(arguments.only)
     suite.check_parameters(paths, given)
-    parameters = {"profile": arguments.profile, "data": str(where.resolve()) if where else "", **given}
+    parameters = {"profile": arguments.profile, "data": str(where.resolve()) if where else "embedded", **given}
     outcomes = suite.run(paths, parameters, Path(arguments.out))
     failed = [outcome.notebook for outcome in outcomes if outcome.failure]
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} notebooks ran; executed copies in {arguments.out}")
@@ -338,11 +376,10 @@ def suite_run(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except (ValueError, FloatingPointError, OSError) as error:  # DataError is a ValueError
         print(f"ferkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ferkit: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130
-    return 0

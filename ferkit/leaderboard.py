@@ -9,26 +9,26 @@ import numpy as np
 from ferkit import recipes
 from ferkit.atomic import whole_file
 from ferkit.audit import INDEPENDENT
+from ferkit.comparison import hits
 from ferkit.metrics import percentiles, resamples
 from ferkit.recipe import Recipe
-from ferkit.records import find_records, interval, load_logits, project_root
+from ferkit.records import find_records, interval, project_root
 
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 
 
-def results_table(root: str | Path) -> str:
-    """The records below root as a Markdown table, a row a recipe; quick runs, studies and other data stay out.
+def results_table(root: str | Path, data: str = "fer2013") -> str:
+    """The results on that data below root as a Markdown table, a row a recipe.
 
-    Raises ValueError for a model whose logits depend on the rest of the batch, and for records that do not belong
-    together.
-
-    Values are means over seeds; the accuracy's interval is a stratified bootstrap over the images of that mean.
+    Quick runs, studies and runs that were trained on PublicTest stay out. Values are means over seeds; the accuracy's
+    interval is a stratified bootstrap over the images of that mean. Raises ValueError for a model whose logits depend
+    on the rest of the batch, and for records that do not belong together.
     """
     if not Path(root).is_dir():
         raise ValueError(f"{root}: no such folder of records")
     groups: dict[str, list[tuple[Path, dict]]] = {}
     for folder, record in find_records(root):
-        if record["data"]["official"] and not NO_RESULT.search(record["recipe"]["name"]):
+        if _is_result(record, data):
             _check_independence(folder, record)
             groups.setdefault(record["recipe"]["name"], []).append((folder, record))
     for runs in groups.values():
@@ -41,6 +41,12 @@ def results_table(root: str | Path) -> str:
     for name, runs in groups.items():
         lines.append(_row(name, runs))
     return "\n".join(lines)
+
+
+def _is_result(record: dict, data: str) -> bool:
+    recipe, about = record["recipe"], record["data"]
+    standard = recipe.get("protocol", "standard") == "standard"  # older records lack it
+    return about["official"] and about["name"] == data and standard and not NO_RESULT.search(recipe["name"])
 
 
 def _check_independence(folder: Path, record: dict) -> None:
@@ -87,13 +93,10 @@ def _link(folder: Path) -> str:
 
 def mean_accuracy(folders: list[Path], usage: str = "PrivateTest") -> dict[str, float]:
     """Mean accuracy of several seeds on the same images, {value, low, high}; ValueError when the images differ."""
-    arrays = [load_logits(folder) for folder in folders]
-    labels, rows = arrays[0][f"{usage}_labels"], arrays[0][f"{usage}_rows"]
-    if any(not np.array_equal(a[f"{usage}_rows"], rows) for a in arrays):
-        raise ValueError(f"{', '.join(map(str, folders))} were measured on different images of {usage}")
-    hits = np.mean([a[f"{usage}_logits"].argmax(1) == labels for a in arrays], 0)
-    low, high = percentiles(np.concatenate([hits[rows].mean(1) for rows in resamples(labels)]))
-    return {"value": hits.mean(), "low": low, "high": high}
+    each, labels = hits(folders, usage)
+    mean = each.mean(0)
+    low, high = percentiles(np.concatenate([mean[rows].mean(1) for rows in resamples(labels)]))
+    return {"value": mean.mean(), "low": low, "high": high}
 
 
 MARKERS = ("<!-- {}: written by `make table` -->", "<!-- end of {} -->")

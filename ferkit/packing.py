@@ -13,6 +13,7 @@ from ferkit.checkpoint import alone
 from ferkit.records import disagreements, measure, read_log, read_record
 
 LIMIT = 16_000_000  # bytes of an archive
+ENTRY = 500  # bytes that a file's name and place take in it, at most
 SMALL = 5_000_000  # bytes of weights that are worth their place
 RESULT = ("logits.npz", "log.csv", "record.json")  # what results/ holds of a run; the record comes last, as a promise
 STATE = ("best.safetensors", "last.pt")
@@ -24,7 +25,7 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     """Write runs (folders <data>/<run>) into one zip file under `limit` bytes; what found no place, a line each.
 
     Of a finished run its record, logits, log and recipe, and its weights where they are small; of an unfinished one
-    what it goes on from, which comes last.
+    what it goes on from, which comes last; others may be training into it.
     """
     finished = [folder for folder in folders if (folder / "record.json").exists()]
     parts = [(folder, ("recipe.json", *RESULT)) for folder in finished]
@@ -33,19 +34,39 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     left, left_out = limit - 1000, []
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder, names in parts:
-            if _size(folder, names) > left:
+            files = _snapshot(folder, names, left)
+            if files is None:
                 left_out.append(f"{folder}: {names[-1]} and what goes with it, {_size(folder, names) / 1e6:.1f} MB")
                 continue
-            left -= _size(folder, names)
-            for file in (folder / name for name in names):
-                if file.exists():
-                    archive.write(file, f"{folder.parent.name}/{folder.name}/{file.name}")
+            left -= sum(len(content) + ENTRY for content in files.values())
+            for name, content in files.items():
+                archive.writestr(f"{folder.parent.name}/{folder.name}/{name}", content)
     return left_out
 
 
 def _size(folder: Path, names: tuple[str, ...]) -> int:
     """Bytes that those of the files which exist take at most."""
-    return sum((folder / name).stat().st_size + 500 for name in names if (folder / name).exists())
+    return sum((folder / name).stat().st_size + ENTRY for name in names if (folder / name).exists())
+
+
+def _snapshot(folder: Path, names: tuple[str, ...], room: int) -> dict[str, bytes] | None:
+    """Those of the files which exist, all as they were at one moment; None where they take more bytes than that.
+
+    While a process trains, each file is whole, but the state of one epoch with the best weights of another would go on
+    to report weights that nothing chose. What a moment holds, a kill could have left, and training copes with that.
+    """
+
+    def stamps() -> dict[str, tuple[int, int, int]]:
+        found = {name: (folder / name).stat() for name in names if (folder / name).exists()}
+        return {name: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in found.items()}
+
+    while True:
+        before = stamps()
+        if sum(size + ENTRY for *_, size in before.values()) > room:
+            return None
+        files = {name: (folder / name).read_bytes() for name in before}
+        if stamps() == before:
+            return files
 
 
 def merge(path: str | Path, root: Path) -> list[str]:

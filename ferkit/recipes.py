@@ -1,20 +1,23 @@
-"""The recipes that have a name: for each model `paper`, `house`, `cpu`, `study` and `quick`.
+"""The recipes that have a name: for each model `paper`, `house`, `cpu`, `study`, `tune`, `quick`, `mini`.
 
 paper: as published, with the deviations named here. house: our own, on a GPU, under one protocol. cpu: what two cores
 can do with FER2013, at a stated budget. study: shorter and smaller, for comparing choices with each other at one
-budget; no result. quick: an installation check on the drawn faces, narrow and small; no result.
+budget; no result. tune: a few epochs from the weights of a study's run; no result. quick: an installation check on
+the drawn faces, narrow and small; no result. mini: seconds, where a notebook's quick profile compares many runs.
 """
 
 import json
 import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 from ferkit.atomic import project_root
 from ferkit.recipe import Recipe
 
-KINDS = ("house", "paper", "cpu", "study", "quick")
-NO_RESULT = ("study", "quick")
+KINDS = ("house", "paper", "cpu", "study", "tune", "quick", "mini")
+NO_RESULT = ("study", "tune", "quick", "mini")
 PROFILE_KINDS = {"quick": "quick", "cpu": "cpu", "full": "house"}  # what a profile trains of each model
+PROFILE_STUDIES = {"quick": "mini", "cpu": "study", "full": "study"}  # and where many runs are compared
 
 
 # Deviations of every paper recipe: weight decay spares norms and biases; whole faces where the papers crop (their crops
@@ -82,6 +85,7 @@ STUDY = {
     "resnet18_fer": dict(stages=((30, 40),)),
     "resemotenet": dict(lr=0.02, stages=((20, 64),)),
 }
+TUNE = {"compact": dict(options={"size": 32}, lr=0.02, warmup=0.5, stages=((4, 32),))}
 _ADAM = dict(optimizer="adamw", lr=2e-3, weight_decay=0.05)
 QUICK = {
     "compact": dict(options={"width": 16}, stages=((30, 48),)),
@@ -94,6 +98,10 @@ QUICK = {
     "emonext_tiny": dict(options={"width": 16, "depths": (1, 1, 3, 1), "size": 64}, stages=((16, 64),))
     | _ADAM
     | dict(lr=1e-3),
+}
+MINI = {
+    "compact": dict(options={"width": 8, "size": 24}, stages=((10, 24),), batch_size=64),
+    "resnet18_fer": dict(options={"width": 16, "size": 24}, stages=((4, 24),), batch_size=64),
 }
 PAPER["patt_lite_batch"] = PAPER["patt_lite"]
 for table, stage in ((HOUSE, (8, 224)), (CPU, (4, 64)), (QUICK, (6, 64))):  # the same tensors: goes on from its weights
@@ -112,7 +120,9 @@ RECIPES = {
         ("paper", PAPER, _PLAIN),
         ("cpu", CPU, {}),
         ("study", STUDY, {}),
+        ("tune", TUNE, {}),
         ("quick", QUICK, _QUICK),
+        ("mini", MINI, _QUICK),
     )
     for model, changes in table.items()
 }
@@ -150,6 +160,12 @@ def get_recipe(model: str, kind: str = "house", seed: int = 0, **changes) -> Rec
     if "options" in changes:
         changes["options"] = recipe.options | changes["options"]
     return replace(recipe, name=name, seed=seed, **changes)
+
+
+def started_from(recipe: Recipe, weights: Path) -> Recipe:
+    """The recipe named by where it starts: a file, or a run, whose seed is left out where it is the recipe's own."""
+    start = weights.parent.name if weights.name == "best.safetensors" else weights.stem
+    return replace(recipe, name=f"{recipe.name}+weights={start.removesuffix(f'-s{recipe.seed}')}")
 
 
 def _studied(model: str, study: str) -> Recipe:

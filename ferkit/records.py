@@ -205,6 +205,17 @@ def run_folder(recipe: Recipe, faces: Faces) -> Path:
     return project_root() / "runs" / faces.name / recipe.run_name
 
 
+def obtain(recipe: Recipe, faces: Faces, device: str = "auto", weights: str | Path | None = None) -> Path:
+    """The folder of that run: below results/ where its record is committed, else below runs/, trained if need be.
+
+    Raises DataError where a committed record is of another recipe or other data, and what `run` raises.
+    """
+    committed = project_root() / "results" / faces.name / recipe.run_name
+    folder = committed if (committed / "record.json").exists() else run_folder(recipe, faces)
+    run(recipe, faces, folder, device, None if folder == committed else weights)
+    return folder
+
+
 def read_log(folder: str | Path) -> list[dict[str, str]]:
     """The rows of a run's log.csv."""
     with open(Path(folder) / "log.csv", newline="") as file:

@@ -10,8 +10,8 @@ Sources: Bergstra et al. 2011 (TPE), Akiba et al. 2019 (arXiv 1907.10902), Golov
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ferkit import DataError
-from ferkit.atomic import whole_file
+from ferkit.atomic import project_root, whole_file
 from ferkit.checkpoint import State, alone
 from ferkit.faces import Faces
 from ferkit.models import create_model
@@ -31,12 +31,11 @@ from ferkit.records import code_version, describe_machine
 from ferkit.train import fit
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-STARTING = 10.0  # seconds in which a trial that has begun may not hold its folder yet
 
 
 def suggest(trial: Trial, base: Recipe) -> dict:
-    """The search space: a trial's values, by name."""
-    sides = sorted({max(8, 8 * round(base.stages[-1][1] * factor / 8)) for factor in (0.75, 1, 1.25)})
+    """The search space: a trial's values, by name; pictures only get smaller, so that no trial costs more."""
+    sides = sorted({max(8, 8 * round(base.stages[-1][1] * factor / 8)) for factor in (0.5, 0.75, 1)})
     values = {
         "lr": trial.suggest_float("lr", base.lr / 10, min(base.lr * 5, 1.0), log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-5, 5e-3, log=True),
@@ -88,11 +87,26 @@ def search(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
     )  # fmt: skip
     _claim(study, base, faces)
-    train = _objective(study, base, faces, folder, device, say)
+    train = _trainer(base, faces, folder, device)
     while len(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
-        _revive(study, folder)
-        study.optimize(train, n_trials=1)
+        with ExitStack() as held:
+            with _in_turn(folder / "ask"):  # so that a running trial without a holder is one whose process is gone
+                _revive(study, folder)
+                trial = study.ask()
+                held.enter_context(alone(folder / f"held{trial.number}"))
+            state, value = train(trial)
+            study.tell(trial, value, state)
+            say(f"{name} trial {trial.number}: {state.name.lower()}{f', PublicTest {value:.2%}' if value else ''}")
     return write_study(study, base, faces, folder, device)
+
+
+def obtain(name: str, base: Recipe, faces: Faces, n_trials: int, device: str = "auto", seed: int | None = None) -> dict:
+    """What study.json holds: of the committed study of that name and data where there is one, else of a search."""
+    root = project_root()
+    committed = root / "results" / "studies" / f"{name}.json"
+    if committed.exists() and (report := json.loads(committed.read_text()))["data"]["fingerprint"] == faces.fingerprint:
+        return report
+    return search(name, base, faces, n_trials, root, device, seed=seed)
 
 
 def _claim(study: optuna.Study, base: Recipe, faces: Faces) -> None:
@@ -103,42 +117,53 @@ def _claim(study: optuna.Study, base: Recipe, faces: Faces) -> None:
         study.set_user_attr(key, value)
 
 
-def _objective(study, base: Recipe, faces: Faces, folder: Path, device: str, say) -> Callable[[Trial], float]:
+def _trainer(base: Recipe, faces: Faces, folder: Path, device: str) -> Callable:
+    """A function that trains a trial, or goes on with it, to (state, value)."""
     training, public = faces.split("Training"), faces.split("PublicTest")
 
-    def train(trial: Trial) -> float:
+    def train(trial: Trial) -> tuple[TrialState, float | None]:
         recipe = recipe_of(base, suggest(trial, base), f"trial{trial.user_attrs.get('goes_on', trial.number)}")
+        n_told, begin = 0, time.perf_counter()
 
         def watch(state: State) -> None:
-            told = len(trial.storage.get_trial(trial._trial_id).intermediate_values)
-            for epoch, accuracy in list(enumerate(state.history))[told:]:
-                trial.report(accuracy, epoch)
-            if len(state.history) < recipe.epochs and trial.should_prune():
+            nonlocal n_told
+            for accuracy in state.history[n_told:]:  # of epochs before a kill too
+                trial.report(accuracy, n_told)
+                n_told += 1
+            if n_told < recipe.epochs and trial.should_prune():
                 raise optuna.TrialPruned
 
-        begin = time.perf_counter()
         try:
             state = fit(recipe, training, public, folder / recipe.name, device=device, source=code_version(),
                         watch=watch)  # fmt: skip
-        except FloatingPointError as error:  # a rate that is too high is a result
-            raise optuna.TrialPruned(str(error)) from error
+            return TrialState.COMPLETE, state.best
+        except (optuna.TrialPruned, FloatingPointError):  # a rate that is too high is a result as well
+            return TrialState.PRUNED, None
         finally:
             trial.set_user_attr("seconds", round(time.perf_counter() - begin, 1))
-        say(f"{study.study_name} trial {trial.number}: PublicTest {state.best:.2%}")
-        return state.best
 
     return train
 
 
 def _revive(study: optuna.Study, folder: Path) -> None:
-    """Enqueue again the trials whose processes are gone: nobody holds their folders."""
+    """Put the trials whose processes are gone back into the queue: nobody holds them."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        first = trial.user_attrs.get("goes_on", trial.number)
-        if time.time() - trial.datetime_start.timestamp() < STARTING:
-            continue
-        with suppress(DataError), alone(folder / f"trial{first}"):
+        with suppress(DataError), alone(folder / f"held{trial.number}"):
             study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params, user_attrs={"goes_on": first})
+            study.enqueue_trial(trial.params, user_attrs={"goes_on": trial.user_attrs.get("goes_on", trial.number)})
+
+
+@contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Hold the folder as soon as nobody else does."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(alone(folder))
+                break
+            except DataError:
+                time.sleep(0.05)
+        yield
 
 
 def write_study(study: optuna.Study, base: Recipe, faces: Faces, folder: Path, device: str) -> dict:

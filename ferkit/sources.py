@@ -42,7 +42,12 @@ FERPLUS_NAMES_MD5 = (
 
 
 def locate(path: str | Path | None = None) -> tuple[Path | None, str]:
-    """Where the data is and why: path, else $FERKIT_DATA, else a Kaggle input, else None (the embedded faces)."""
+    """Where the data is and why: path, else $FERKIT_DATA, else a Kaggle input, else None (the embedded faces).
+
+    The path "embedded" asks for the embedded faces (a folder of that name is "./embedded").
+    """
+    if str(path) == "embedded":
+        return None, "--data embedded: the faces that ferkit.synthetic draws"
     if path:
         return Path(os.path.expanduser(path)), f"--data {path}"
     if os.environ.get("FERKIT_DATA"):

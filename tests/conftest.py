@@ -1,6 +1,7 @@
 """What the tests share: small made-up FER2013 files, and the real data where FERKIT_DATA points at it."""
 
 import os
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,31 @@ class Sample:
 @pytest.fixture(scope="session")
 def sample() -> Sample:
     return Sample()
+
+
+@pytest.fixture(scope="session")
+def drawn_csv(tmp_path_factory) -> Path:
+    """A fer2013.csv of 200 drawn faces, for processes of their own; its data set is called custom."""
+    from ferkit.synthetic import embedded_faces
+
+    faces, path = embedded_faces(200), tmp_path_factory.mktemp("drawn") / "fer2013.csv"
+    lines = [
+        f"{label},{' '.join(map(str, image.ravel()))},{USAGES[usage]}"
+        for label, image, usage in zip(faces.labels.tolist(), faces.images.numpy(), faces.usage.tolist(), strict=True)
+    ]
+    path.write_text("\n".join(["emotion,pixels,Usage", *lines]) + "\n")
+    return path
+
+
+@pytest.fixture
+def every_job_first(tmp_path, monkeypatch):
+    """A function that takes code; the process of every job (jobs.py) runs it before anything else."""
+
+    def install(code: str) -> None:
+        folder = tmp_path / "first"
+        folder.mkdir(exist_ok=True)
+        guarded = 'import os\nif "FERKIT_ENDS_WITH_STDIN" in os.environ:\n' + textwrap.indent(code.strip(), "    ")
+        (folder / "sitecustomize.py").write_text(guarded)
+        monkeypatch.setenv("PYTHONPATH", str(folder))
+
+    return install

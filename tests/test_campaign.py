@@ -1,6 +1,7 @@
 """Runs taken from a list, cut off and resumed, packed and put back; with the libraries that training needs alone."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,15 +9,15 @@ import zipfile
 
 import pytest
 
-from ferkit import DataError, campaign, cli, packing, records, synthetic, train
+from ferkit import DataError, campaign, checkpoint, cli, jobs, packing, records, sources
 
-# Two tiny runs that take about a second each, and one that is not for this machine.
+# Two tiny runs of about a second, and the start of their processes; and one that is not for this machine.
 CAMPAIGN = """
 [[run]]
 model = "compact"
 recipe = "quick"
 seeds = [0, 1]
-data = "embedded"
+data = "custom"
 set = { stages = [[3, 24]], options = { width = 8 }, lr = 0.01, precision = "float32" }
 minutes = { cpu = 0.1 }
 
@@ -24,14 +25,9 @@ minutes = { cpu = 0.1 }
 model = "compact"
 recipe = "house"
 seeds = [0]
-data = "embedded"
+data = "custom"
 minutes = { gpu = 0.1 }
 """
-
-
-@pytest.fixture(scope="module")
-def faces():
-    return synthetic.embedded_faces(200)
 
 
 def listed(root):
@@ -41,13 +37,15 @@ def listed(root):
 
 
 @pytest.fixture(scope="module")
-def lent(faces, tmp_path_factory):
+def lent(drawn_csv, tmp_path_factory):
     """A machine on which the campaign ran to its end, its jobs, and the archive that it left."""
     root = tmp_path_factory.mktemp("lent")
-    jobs, calls = listed(root), []
-    assert campaign.take(jobs, faces, root, 600, "cpu", keep=lambda: calls.append(1)) == [] and calls == [1, 1]
-    assert packing.pack(campaign.folders(jobs, root), root / "runs.zip") == []
-    return root, jobs, root / "runs.zip"
+    runs, calls = listed(root), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FERKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        assert campaign.take(runs, drawn_csv, root, 600, "cpu", keep=lambda: calls.append(1)) == [] and calls == [1, 1]
+    assert packing.pack(campaign.folders(runs, root), root / "runs.zip") == []
+    return root, runs, root / "runs.zip"
 
 
 def test_the_list_of_the_repository_holds_every_record():
@@ -64,50 +62,97 @@ def test_jobs_are_taken_where_they_belong(lent):
     assert [row.split()[1] for row in rows] == ["done", "done", "to"] and last.startswith("2 of 3 done")
 
 
-def test_what_is_done_or_does_not_fit_is_left_alone(lent, faces, tmp_path, monkeypatch):
-    root, jobs, _ = lent
-    monkeypatch.setattr(campaign, "run", None)  # calling it would fail
-    assert campaign.take(jobs, faces, root, 600, "cpu") == []
-    assert campaign.take(jobs, faces, tmp_path, 2, "cpu") == []  # an epoch is expected to take two seconds
+def test_what_is_done_or_does_not_fit_is_left_alone(lent, drawn_csv, tmp_path, monkeypatch):
+    root, runs, _ = lent
+    monkeypatch.setattr(jobs, "_Process", None)  # calling it would fail
+    assert campaign.take(runs, drawn_csv, root, 600, "cpu") == []
+    for place, name in (("results", runs[0].name), ("runs", runs[1].name)):  # either is enough
+        shutil.copytree(root / "runs" / name, tmp_path / place / name)
+    assert campaign.take(runs, drawn_csv, tmp_path, 600, "cpu") == []
+    shutil.rmtree(tmp_path / "runs")
+    assert campaign.take(runs, drawn_csv, tmp_path, 15, "cpu") == []  # 11 s are less than a start and an epoch of two
+    assert campaign.take(runs, "embedded", tmp_path, 600, "cpu") == []  # other data
+    assert campaign.take(runs, drawn_csv, tmp_path, 600, "cpu", here="t4") == []
 
 
-def cut_off(jobs, faces, root, monkeypatch, epochs):
-    """The first job, its time up after so many epochs."""
-
-    def check(loop, _deadline, left=[epochs]):  # noqa: B006 (counts over the calls)
-        left[0] -= 1
-        if left[0] < 0:
-            raise train.OutOfTime("time is up")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "_check_time", check)
-        assert campaign.take(jobs, faces, root, 600, "cpu") == []
+def test_a_run_is_a_command_that_can_be_typed(tmp_path, monkeypatch):
+    odd = CAMPAIGN.replace("lr = 0.01", 'policy = "flip+mixup=0.3", lr = 1').replace("options", "warmup = 0, options")
+    (tmp_path / "campaign.toml").write_text(odd)
+    for run in campaign.load_campaign(tmp_path / "campaign.toml"):
+        seen = []
+        monkeypatch.setattr(records, "run", lambda recipe, *_, seen=seen, **__: seen.append(recipe))
+        monkeypatch.setattr(records, "summary", str)
+        assert cli.main(["train", *run.arguments, "--data", "embedded", "--out", str(tmp_path)]) == 0
+        assert seen == [run.recipe]
 
 
-def test_a_run_that_is_cut_off_goes_on_on_another_machine(lent, faces, tmp_path, monkeypatch, capsys):
-    away, home = tmp_path / "away", tmp_path / "home"
-    jobs = listed(away)
-    cut_off(jobs, faces, away, monkeypatch, epochs=1)
-    assert "time is up" in capsys.readouterr().out and not (away / "runs" / jobs[1].name).exists()
-    packing.pack(campaign.folders(jobs, away), away / "runs.zip")
-    assert packing.merge(away / "runs.zip", home) == [f"{jobs[0].name}: to go on with"]
-    assert "epoch 1 of 3" in campaign.status(jobs, home)
-    assert packing.merge(away / "runs.zip", home) == [f"{jobs[0].name}: is as far here"]
-    assert campaign.take(jobs[:1], faces, home, 600, "cpu") == []
-    assert packing.merge(away / "runs.zip", home) == [f"{jobs[0].name}: is finished here"]
-    ours, theirs = (campaign.find_record(jobs[0], root) for root in (home, lent[0]))
+def test_what_is_taken_is_the_data_that_was_asked_for(lent, drawn_csv, tmp_path, monkeypatch):
+    runs, seen = lent[1], []
+    monkeypatch.setattr(campaign, "run_commands", lambda commands, **how: seen.append((commands, how)) or [])
+    monkeypatch.chdir(drawn_csv.parent)
+    monkeypatch.setenv("FERKIT_DATA", str(drawn_csv))
+    campaign.take(runs, drawn_csv.name, tmp_path, 600, "cpu", processes=2, compiled=True, workers=3, scheduler="x")
+    campaign.take(runs, None, tmp_path, 600, "cpu")
+    embedded = [campaign.Job(run.recipe, "embedded", run.minutes, run.kind, run.changes) for run in runs]
+    campaign.take(embedded, "embedded", tmp_path, 600, "cpu")
+    (first, how), (second, _), (third, _) = seen
+    given = [command.arguments[command.arguments.index("--data") + 1] for command in (first[0], second[0], third[0])]
+    assert given == [str(drawn_csv), str(drawn_csv), "embedded"] and [len(first), len(second), len(third)] == [2, 2, 2]
+    line = " ".join(first[0].arguments)
+    assert f"--out {tmp_path / 'runs' / runs[0].name} " in line and "--device cpu --processes 2 --until" in line
+    assert line.endswith("--compile") and (how["workers"], how["scheduler"]) == (3, "x")
+    assert first[0].folder == tmp_path / "runs" / runs[0].name and first[0].seconds == campaign.START + 2
+    monkeypatch.setattr(sources, "read", None)  # the environment's data would be read
+    assert sources.load("embedded", say=seen.append).name == "embedded" and "--data embedded" in seen[-1]
+
+
+def test_a_run_that_is_cut_off_goes_on_on_another_machine(lent, drawn_csv, tmp_path, monkeypatch, every_job_first):
+    away, home, said = tmp_path / "away", tmp_path / "home", []
+    runs = listed(away)
+    with monkeypatch.context():
+        every_job_first("""
+import time
+from ferkit import train
+def check(loop, deadline):
+    if loop.state.epoch == 1:
+        time.sleep(max(0, deadline + 2 - time.monotonic()))  # and nothing else is worth starting
+        raise train.OutOfTime("time is up")
+train._check_time = check
+""")
+        assert campaign.take(runs, drawn_csv, away, 20, "cpu", say=said.append) == []
+    monkeypatch.delenv("PYTHONPATH")
+    assert f"{runs[0].name}: out of time after" in said[2] and not (away / "runs" / runs[1].name).exists()
+    assert "time is up; the same command goes on" in (away / "runs" / runs[0].name / "output.log").read_text()
+    packing.pack(campaign.folders(runs, away), away / "runs.zip")
+    assert packing.merge(away / "runs.zip", home) == [f"{runs[0].name}: to go on with"]
+    assert "epoch 1 of 3" in campaign.status(runs, home)
+    assert packing.merge(away / "runs.zip", home) == [f"{runs[0].name}: is as far here"]
+    assert campaign.take(runs[:1], drawn_csv, home, 600, "cpu") == []
+    assert packing.merge(away / "runs.zip", home) == [f"{runs[0].name}: is finished here"]
+    ours, theirs = (campaign.find_record(runs[0], root) for root in (home, lent[0]))
     assert ours["metrics"] == theirs["metrics"] and len(ours["code"]) == 2  # one that was not cut off
 
 
-def test_a_failing_run_does_not_stop_the_rest(faces, tmp_path):
-    jobs = listed(tmp_path)
-    folder = tmp_path / "runs" / jobs[0].name
+def test_a_failing_run_does_not_stop_the_rest(drawn_csv, tmp_path):
+    runs, calls = listed(tmp_path), []
+    folder = tmp_path / "runs" / runs[0].name
     folder.mkdir(parents=True)
     (folder / "last.pt").write_bytes(b"rubbish")
     (folder / "log.csv").write_text("epoch\n")
-    failed = campaign.take(jobs, faces, tmp_path, 600, "cpu")
-    assert len(failed) == 1 and "damaged checkpoint" in failed[0]
-    assert campaign.find_record(jobs[1], tmp_path)
+    failed = campaign.take(runs, drawn_csv, tmp_path, 600, "cpu", workers=2, keep=lambda: calls.append(1))
+    assert len(failed) == 1 and failed[0].startswith(f"{runs[0].name}: ") and "damaged checkpoint" in failed[0]
+    assert campaign.find_record(runs[1], tmp_path) and calls == [1, 1]
+
+
+def test_what_is_done_is_kept_when_it_is_interrupted(lent, drawn_csv, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    calls = []
+    monkeypatch.setattr(campaign, "run_commands", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        campaign.take(lent[1], drawn_csv, tmp_path, 600, "cpu", keep=lambda: calls.append(1))
+    assert calls == [1]
 
 
 def test_what_is_packed_comes_back_whole(lent, tmp_path):
@@ -132,6 +177,29 @@ def test_records_come_before_weights_where_room_is_short(lent, tmp_path):
     assert len(left_out) == 2 and "best.safetensors" in left_out[0]
     assert (tmp_path / "runs.zip").stat().st_size <= records_alone + 2000
     assert packing.merge(tmp_path / "runs.zip", tmp_path) == [f"{job.name}: recorded" for job in jobs[:2]]
+
+
+def test_what_is_packed_while_it_trains_is_of_one_moment(tmp_path, monkeypatch):
+    """A whole epoch is saved between two reads: log, state and best weights must not be of different ones."""
+    folder, epochs = tmp_path / "custom" / "run-s0", iter((b"1", b"2"))
+
+    def save() -> None:
+        for name, content in zip(("recipe.json", "log.csv", *packing.STATE), [b"{}", *[next(epochs)] * 3], strict=True):
+            with checkpoint.whole_file(folder / name) as temporary:
+                temporary.write_bytes(content)
+
+    save()
+    read, reads = packing.Path.read_bytes, []
+
+    def slow_read(path):
+        if reads.append(path.name) or len(reads) == 3:
+            save()
+        return read(path)
+
+    monkeypatch.setattr(packing.Path, "read_bytes", slow_read)
+    assert packing.pack([folder], tmp_path / "runs.zip") == [] and len(reads) == 8
+    with zipfile.ZipFile(tmp_path / "runs.zip") as archive:
+        assert [archive.read(name) for name in archive.namelist()] == [b"{}", b"2", b"2", b"2"]
 
 
 def edited(archive, path, change):
@@ -210,41 +278,49 @@ def test_lengths_of_time():
         campaign.seconds("9")
 
 
-def test_the_command_runs_packs_and_merges(lent, tmp_path, monkeypatch, capsys):
+def test_the_command_runs_packs_and_merges(lent, drawn_csv, tmp_path, monkeypatch, capsys):
     shutil.copytree(lent[0] / "runs", tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / lent[1][1].name)
     (tmp_path / "campaign.toml").write_text(CAMPAIGN)
     monkeypatch.setattr(records, "project_root", lambda: tmp_path)
-    monkeypatch.delenv("FERKIT_DATA", raising=False)
-    archive = str(tmp_path / "runs.zip")
-    assert cli.main(["campaign", "run", "--budget", "9m", "--device", "cpu", "--only", "*-s1", "--pack", archive]) == 0
+    archive, data = str(tmp_path / "runs.zip"), str(drawn_csv)
+    run = ["campaign", "run", "--budget", "9m", "--device", "cpu", "--only", "*-s1", "--pack", archive, "--data", data]
+    assert cli.main([*run, "--jobs", "2"]) == 0
     assert cli.main(["campaign", "merge", archive]) == 0
     out = capsys.readouterr().out
     assert f"{lent[1][1].name}: done" in out and f"{lent[1][1].name}: recorded" in out
     assert cli.main(["campaign", "status", "--only", "no*"]) == 1
     assert "no run of" in capsys.readouterr().err
+    assert cli.main([*run, "--jobs", "0"]) == 1
+    assert "at least 1 job at once, got 0" in capsys.readouterr().err
 
 
-def test_it_needs_no_library_that_a_bare_machine_lacks(tmp_path):
-    """torch, torchvision, timm, numpy, pandas, scikit-learn, safetensors and what those need."""
+def test_it_needs_no_library_that_a_bare_machine_lacks(drawn_csv, tmp_path):
+    """torch, torchvision, timm, numpy, pandas, scikit-learn, safetensors and what those need; in every process."""
     (tmp_path / "campaign.toml").write_text(CAMPAIGN)
-    code = """
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "sitecustomize.py").write_text("""
 import sys
-needless = {"papermill", "kaggle", "pytorch_grad_cam", "matplotlib", "nbformat", "jupyterlab", "IPython"}
+needless = {"papermill", "kaggle", "pytorch_grad_cam", "matplotlib", "nbformat", "jupyterlab", "IPython", "distributed"}
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in needless:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Refuse())
+""")
+    code = """
+import sys
 from pathlib import Path
-from ferkit import campaign, cli, packing, synthetic
+from ferkit import campaign, cli, packing
 root = Path(sys.argv[1])
 jobs = campaign.load_campaign(root / "campaign.toml")
-assert campaign.take(jobs[:1], synthetic.embedded_faces(200), root, 600, "cpu") == []
+assert campaign.take(jobs[:1], sys.argv[2], root, 600, "cpu") == []
 packing.pack(campaign.folders(jobs, root), root / "runs.zip")
 packing.merge(root / "runs.zip", root)
 """
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "first")}
+    command = [sys.executable, "-c", code, tmp_path, drawn_csv]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "1 of 3 done" in campaign.status(campaign.load_campaign(tmp_path / "campaign.toml"), tmp_path)
 

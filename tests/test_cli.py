@@ -38,7 +38,10 @@ def test_training_predicting_and_evaluating_by_command(tmp_path, capsys, monkeyp
     "arguments, message",
     [
         (["data", "info", "/nowhere.csv"], "no such file or folder"),
-        (["train", "--recipe", "best"], "no best recipe of 'compact'; it has ['house', 'cpu', 'study', 'quick']"),
+        (
+            ["train", "--recipe", "best"],
+            "no best recipe of 'compact'; it has ['house', 'cpu',",
+        ),
         (["train", "--model", "best"], "no house recipe of 'best'; choose a model from"),
         (["train", "--set", "lr"], "--set wants KEY=VALUE"),
         (["models", "best"], "unknown model 'best'; choose from"),

@@ -77,7 +77,7 @@ def test_rows_are_means_over_seeds_with_links(run, tmp_path):
         recipe = record["recipe"] | {"seed": seed}
         if seed:
             del recipe["focal"]  # as a record from before that field
-        changed = record | {"recipe": recipe, "data": record["data"] | {"official": True}}
+        changed = record | {"recipe": recipe, "data": record["data"] | {"official": True, "name": "fer2013"}}
         (tmp_path / f"r-s{seed}" / "record.json").write_text(json.dumps(changed))
     row = leaderboard.results_table(tmp_path).splitlines()[-1]
     value = 100 * record["metrics"]["PrivateTest"]["accuracy"]["value"]
@@ -87,7 +87,7 @@ def test_rows_are_means_over_seeds_with_links(run, tmp_path):
 def test_a_quick_run_and_a_model_that_looks_at_its_batch_are_refused(run, tmp_path):
     folder, record, *_ = run
     shutil.copytree(folder, tmp_path / "x")
-    official = record | {"data": record["data"] | {"official": True}}
+    official = record | {"data": record["data"] | {"official": True, "name": "fer2013"}}
     for name in ("r-quick", "r-quick+lr=0.2"):
         (tmp_path / "x" / "record.json").write_text(
             json.dumps(official | {"recipe": record["recipe"] | {"name": name}})
@@ -104,7 +104,7 @@ def test_a_quick_run_and_a_model_that_looks_at_its_batch_are_refused(run, tmp_pa
 
 def test_runs_that_are_not_one_recipe_are_not_averaged(run, tmp_path):
     folder, record, *_ = run
-    official = record | {"data": record["data"] | {"official": True}}
+    official = record | {"data": record["data"] | {"official": True, "name": "fer2013"}}
     for name, lr in (("a", 0.1), ("b", 0.2)):
         shutil.copytree(folder, tmp_path / name)
         (tmp_path / name / "record.json").write_text(json.dumps(official | {"recipe": record["recipe"] | {"lr": lr}}))

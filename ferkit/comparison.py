@@ -1,0 +1,90 @@
+"""Runs of a grid against a baseline: does it help, by how much, is it more than noise? From committed logits alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ferkit.metrics import confusion, holm, paired_difference, per_class
+from ferkit.records import find_records, load_logits
+
+
+@dataclass(frozen=True)
+class Row:
+    """One choice of a grid; accuracies in [0, 1], `difference` to the baseline's mean as metrics.paired_difference."""
+
+    name: str
+    folders: tuple[Path, ...]
+    accuracies: tuple[float, ...]  # one a seed
+    public: float  # mean on PublicTest
+    n: int
+    difference: dict | None  # of PrivateTest; None for the baseline itself
+    adjusted: float  # its p, adjusted for the number of rows (Holm)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds; nan for one."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else float("nan")
+
+
+def groups(root: Path, names: dict[str, str]) -> dict[str, list[Path]]:
+    """Run folders directly below root by label, for {label: recipe's name}; labels without a run are left out."""
+    found: dict[str, list[Path]] = {label: [] for label in names}
+    labels = {name: label for label, name in names.items()}
+    for folder, record in find_records(root):
+        if label := labels.get(record["recipe"]["name"]):
+            found[label].append(folder)
+    return {label: folders for label, folders in found.items() if folders}
+
+
+def hits(folders: list[Path], usage: str = "PrivateTest") -> tuple[np.ndarray, np.ndarray]:
+    """Whether each seed's run was right, bool (S, N), and the labels (N,); ValueError where the images differ."""
+    arrays = [load_logits(folder) for folder in folders]
+    labels, rows = arrays[0][f"{usage}_labels"], arrays[0][f"{usage}_rows"]
+    if any(not np.array_equal(a[f"{usage}_rows"], rows) for a in arrays):
+        raise ValueError(f"{', '.join(map(str, folders))} were measured on different images of {usage}")
+    return np.stack([a[f"{usage}_logits"].argmax(1) == labels for a in arrays]), labels
+
+
+def compare(runs: dict[str, list[Path]], baseline: str, usage: str = "PrivateTest") -> list[Row]:
+    """A row for each label of `groups`, best on PublicTest first, each tested against the baseline on `usage`.
+
+    Raises ValueError without a run of the baseline.
+    """
+    if baseline not in runs:
+        raise ValueError(f"no run of the baseline {baseline!r}; there are {list(runs)}")
+    theirs, labels = hits(runs[baseline], usage)
+    others = [name for name in runs if name != baseline]
+    differences = {name: paired_difference(hits(runs[name], usage)[0], theirs, labels) for name in others}
+    adjusted = dict(zip(others, holm([differences[name]["p"] for name in others]), strict=True))
+    rows = []
+    for name, folders in runs.items():
+        accuracies = tuple(hits(folders, usage)[0].mean(1).tolist())
+        public = float(hits(folders, "PublicTest")[0].mean())
+        rows.append(Row(name, tuple(folders), accuracies, public, len(labels), differences.get(name),
+                        adjusted.get(name, 1.0)))  # fmt: skip
+    return sorted(rows, key=lambda row: -row.public)
+
+
+def table(rows: list[Row], what: str, usage: str = "PrivateTest") -> str:
+    """Rows as a Markdown table; accuracies in percent, differences in points."""
+    lines = [
+        f"| {what} | seeds | PublicTest | {usage}, n {rows[0].n:,} | each seed | sd | difference (95 %) | p (Holm) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        d = row.difference
+        cells = [row.name, str(len(row.accuracies)), f"{100 * row.public:.1f}", f"{100 * np.mean(row.accuracies):.1f}"]
+        cells += [", ".join(f"{100 * value:.1f}" for value in row.accuracies)]
+        cells += [f"{100 * row.spread:.1f}" if len(row.accuracies) > 1 else "1 seed"]
+        cells += [f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})" if d else "baseline"]
+        cells += [f"{row.adjusted:.3f}" if d else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def recalls(folders: list[Path], usage: str = "PrivateTest") -> np.ndarray:
+    """Recall of every class (C,), the mean over seeds."""
+    arrays = [load_logits(folder) for folder in folders]
+    matrices = [confusion(a[f"{usage}_labels"], a[f"{usage}_logits"].argmax(1), len(a["classes"])) for a in arrays]
+    return per_class(np.stack(matrices))["recall"].mean(0)

@@ -1,0 +1,65 @@
+"""How far a list of jobs is: in a terminal a table drawn anew in its place, elsewhere a line for a start and an end."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+LOG = "output.log"  # of a job's folder: what its process said
+
+
+class Progress:
+    """Of n jobs; `say` takes the lines. What runs has a job and `begun`, its Unix time, 0 while it waits."""
+
+    def __init__(self, n: int, say: Callable[[str], None]) -> None:
+        self.n, self.say, self.live, self.n_drawn = n, say, say is print and sys.stdout.isatty(), 0
+        self.started, self.ended = set(), []
+
+    def start(self, job) -> None:
+        """A job runs now; may be said again."""
+        if job not in self.started and not self.live:
+            self.say(f"{job.name}: started, output in {job.folder / LOG}")
+        self.started.add(job)
+
+    def end(self, outcome) -> None:
+        self.ended.append(outcome)
+        if not self.live:
+            after = f" after {outcome.seconds:.0f} s" if outcome.seconds else ""
+            self.say(f"{outcome.job.name}: {outcome.state}{after}" + (f" ({outcome.told})" if outcome.told else ""))
+
+    def draw(self, running: list) -> None:
+        """The jobs that ended last, those that run, and a line that counts all; nothing outside a terminal."""
+        if not self.live:
+            return
+        columns, lines = shutil.get_terminal_size()
+        begun = [task for task in running if task.begun]
+        rows = [(o.job.name, o.state, o.seconds, o.told) for o in self.ended[-3:]]
+        for task in begun[: max(1, lines - 6)]:
+            rows.append((task.job.name, "running", time.time() - task.begun, last_line(task.job.folder / LOG)))
+        width = max((len(name) for name, *_ in rows), default=0)
+        table = [f"{name:<{width}}  {state:<11} {s // 60:3.0f}:{s % 60:02.0f}  {told}" for name, state, s, told in rows]
+        table = [line[: columns - 1] for line in [*table, self._counts(len(begun))]]
+        up = f"\x1b[{self.n_drawn}F\x1b[J" if self.n_drawn else ""  # to the first of our lines; clear from there
+        print(up + "\n".join(table), flush=True)
+        self.n_drawn = len(table)
+
+    def _counts(self, n_running: int) -> str:
+        states = [outcome.state.removeprefix("was ") for outcome in self.ended]
+        counts = {"done": states.count("done"), "running": n_running}
+        counts |= {"waiting": self.n - len(states) - n_running, "failed": states.count("failed")}
+        if "out of time" in states:
+            counts["out of time"] = states.count("out of time")
+        return ", ".join(f"{state} {n}" for state, n in counts.items())
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that has something on it; "" without one."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4000))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:  # another machine's file may not be seen here yet
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,127 @@
+"""The suite's studies: which recipes each compares, at one budget, against which baseline; and the page of them.
+
+campaign.toml lists their runs. Everything here is computed from the records and logits below results/.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ferkit.comparison import compare, groups, table
+from ferkit.recipes import get_recipe
+
+START = "+weights=compact-study+policy=standard"  # what fine-tuning begins with: FER2013, eight epochs
+POLICIES = ("none", "flip", "shift", "erase", "mixup", "cutmix", "standard", "heavy")
+MORE_POLICIES = ("rotate", "photometric", "vertical", "emonext", "vgg_fer", "residual_masking")
+
+SCRATCH = "random weights"
+TUNING = {  # ways to learn FER+ from a network that knows FER2013: changes of the recipe
+    SCRATCH: {"lr": 0.1},
+    "all": {"new_head": True},
+    "all, rates fall by 0.7 a block": {"new_head": True, "layer_decay": 0.7},
+    "head, then last stage, then all": {"new_head": True, "free": ((0, 1), (1, 4), (2, 8))},
+    "last stage and head": {"new_head": True, "free": ((0, 4),)},
+    "head only": {"new_head": True, "free": ((0, 1),)},
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question: `names` maps what is compared to the names of recipes, the baseline among them."""
+
+    title: str
+    what: str  # heads the first column
+    budget: str
+    data: str  # folder below results/
+    names: dict[str, str]
+    baseline: str
+    usages: tuple[str, ...] = ("PrivateTest",)
+
+
+def _augmentation(model: str, budget: str, policies: tuple[str, ...] = POLICIES) -> Study:
+    told = f"{model}, {budget}; every policy but `none` mirrors half of the faces"
+    names = {policy: f"{model}-study+policy={policy}" for policy in policies}
+    return Study(f"Augmentation of {model}", "policy", told, "fer2013", names, "flip")
+
+
+STUDIES = (
+    _augmentation("compact", "8 epochs at 32 pixels", POLICIES + MORE_POLICIES),
+    _augmentation("resnet18_fer", "30 epochs at 40 pixels"),
+    _augmentation("resemotenet", "20 epochs at 64 pixels"),
+    Study(
+        "Vote distributions against majority labels", "trained towards",
+        "compact, 8 epochs at 32 pixels, FER+; labels: the 25,060 faces with a majority, votes: 27,956 faces",
+        "ferplus", {"majority labels": "compact-study", "vote distributions": "compact-study+targets=votes"},
+        "majority labels", ("PrivateTest", "PrivateTest argmax"),
+    ),
+    Study(
+        "FER2013 to FER+", "start and what learns",
+        "compact, 4 epochs at 32 pixels on FER+; all but the first go on from 8 epochs on FER2013, with a new head",
+        "ferplus",
+        {
+            how: get_recipe("compact", "tune", **changes).name + ("" if how == SCRATCH else START)
+            for how, changes in TUNING.items()
+        },
+        SCRATCH, ("PrivateTest", "PrivateTest argmax"),
+    ),
+    Study(
+        "Four more epochs on FER2013", "how", "compact, 4 epochs after 8 on FER2013 at 32 pixels, or on FER+",
+        "fer2013",
+        {
+            "at 32 pixels": f"compact-tune{START}",
+            "at 48 pixels": f"compact-tune+options=size_48+stages=4_48{START}",
+            "from FER+, with a new head": "compact-tune+new_head=True+weights=compact-study",
+        },
+        "at 32 pixels",
+    ),
+    Study(
+        "Another protocol: PublicTest is trained on too", "trained on",
+        "compact, 4 epochs after 8 on FER2013 at 32 pixels; the second reports its last epoch and is in no other table",
+        "fer2013",
+        {"Training": f"compact-tune{START}", "Training and PublicTest": f"compact-tune+protocol=with_public{START}"},
+        "Training",
+    ),
+    Study(
+        "The best recipe of the search", "recipe", "compact, 5 epochs at 32 pixels", "fer2013",
+        {"as it was": "compact-study+stages=5_32", "best of study `cpu`": "compact-study+stages=5_32+study=cpu"},
+        "as it was",
+    ),
+)  # fmt: skip
+
+
+def page(root: Path) -> str:
+    """Every study that has a run beside its baseline's, as Markdown."""
+    parts = [
+        "# Studies",
+        "Written by `make table` from the records beside this page. Accuracies in percent, rows in the order of\n"
+        "PublicTest, which is what one may choose by. A difference is to the baseline's mean, in points, with a 95 %\n"
+        "interval of a bootstrap over images and seeds; p is two-sided and adjusted for the number of rows (Holm).",
+    ]
+    for study in STUDIES:
+        runs = groups(root / study.data, study.names)
+        if study.baseline in runs and len(runs) > 1:
+            parts += [f"## {study.title}", f"{study.budget[0].upper()}{study.budget[1:]}."]
+            parts += [table(compare(runs, study.baseline, usage), study.what, usage) for usage in study.usages]
+    for file in sorted((root / "studies").glob("*.json")):
+        parts += _search(json.loads(file.read_text()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _search(report: dict) -> list[str]:
+    """A study of hyper-parameters: its best trials."""
+    best = sorted(report["trials"], key=lambda trial: -max(trial["public_accuracy"], default=0))[:5]
+    names = list(best[0]["values"])
+    n_pruned = sum(trial["state"] == "pruned" for trial in report["trials"])
+    lines = [f"| trial | PublicTest, n {report['n']['PublicTest']:,} | epochs | {' | '.join(names)} |"]
+    lines += ["|" + "---|" * (len(names) + 3)]
+    for trial in best:
+        values = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in trial["values"].values()]
+        cells = [str(trial["number"]), f"{100 * max(trial['public_accuracy']):.1f}", str(len(trial["public_accuracy"]))]
+        lines.append(f"| {' | '.join([*cells, *values])} |")
+    told = ", ".join(f"{name} {share:.2f}" for name, share in report["importance"].items())
+    return [
+        f"## Hyper-parameters: study `{report['study']}`",
+        f"{len(report['trials'])} trials of {report['base']['model']}, {n_pruned} of them stopped early; the best five "
+        f"on PublicTest, which chose them: no results. Share of the variance that each explains (fANOVA): {told}.",
+        "\n".join(lines),
+    ]
