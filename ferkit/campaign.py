@@ -170,8 +170,8 @@ def take(
         commands = []
         for job in wave:
             folder, start = ((root / "runs" / name).absolute() for name in (job.name, job.start))
-            if job.start and not (start / WEIGHTS).exists():
-                say(f"{job.name}: left out, {start / WEIGHTS} is not there")
+            if job.start and not all((start / file).exists() for file in (WEIGHTS, "record.json")):
+                say(f"{job.name}: left out, {start} is not there with its weights, or not finished")
                 continue
             arguments = ("train", *job.arguments, "--out", str(folder), *how)
             arguments += ("--weights", str(start)) if job.start else ()

@@ -140,7 +140,7 @@ def _page_commands(commands) -> None:
     table = commands.add_parser("leaderboard", help="the results table, from records")
     table.add_argument("--root", default="results", help="folder of run folders (default: results)")
     table.add_argument(
-        "--write", metavar="FILE", help="put it, and the table of claims, between the markers of a Markdown file"
+        "--write", metavar="FILE", help="put it and the claims between the markers of FILE; write ROOT/studies.md"
     )
     table.set_defaults(run=leaderboard)
 
@@ -283,9 +283,7 @@ def measure_robustness(arguments: argparse.Namespace) -> None:
     for folder in recorded:
         measured = (folder / robustness.FILE).exists()
         print(f"{folder}" + (f" has {robustness.FILE}, which is only read" if measured else ""), flush=True)
-        if not measured:
-            robustness.save_robustness(folder, faces, arguments.device)
-        print(robustness.robustness_table(robustness.load_robustness(folder)), flush=True)
+        print(robustness.robustness_table(robustness.obtain(folder, faces, arguments.device)), flush=True)
 
 
 def predict_pictures(arguments: argparse.Namespace) -> None:
@@ -336,13 +334,17 @@ def campaign_merge(arguments: argparse.Namespace) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
+    from ferkit.atomic import whole_file
     from ferkit.claims import claims_table
     from ferkit.leaderboard import results_table, write_between_markers
+    from ferkit.studies import page
 
     table = results_table(arguments.root)
     if arguments.write:
         write_between_markers(Path(arguments.write), table)
         write_between_markers(Path(arguments.write), claims_table(), "claims")
+        with whole_file(Path(arguments.root) / "studies.md") as temporary:
+            temporary.write_text(page(Path(arguments.root)))
     else:
         print(table)
 

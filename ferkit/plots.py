@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ferkit.augment import POLICIES, augment
+from ferkit.augment import POLICIES, augment, draw_mixing, get_policy
 from ferkit.faces import Faces
 from ferkit.labels import COLOURS, FERPLUS_CLASSES, FERPLUS_TO_FER, USAGES, ferplus_targets
 from ferkit.metrics import N_BINS, softmax
@@ -142,18 +142,23 @@ def ferplus_confusion(faces: Faces) -> Figure:
     return figure
 
 
-def policies(image: torch.Tensor, n: int = 10, seed: int = 0) -> Figure:
-    """Every augmentation policy on the same face, uint8 (H, W), n draws each."""
-    figure, axes = new_figure(len(POLICIES), n, (n * 0.85, len(POLICIES) * 0.9))
-    for (name, policy), row in zip(POLICIES.items(), axes, strict=True):
-        drawn = augment(image.expand(n, -1, -1), policy, torch.Generator().manual_seed(seed))
-        for drawing, place in zip(drawn, row, strict=True):
-            picture(place, drawing[0] * 255)
+def policies(
+    image: torch.Tensor, n: int = 10, seed: int = 0, names: tuple[str, ...] = tuple(POLICIES),
+    partner: torch.Tensor | None = None,
+) -> Figure:  # fmt: skip
+    """Policies on the same face, uint8 (H, W), n draws each; mixed with a partner (H, W) where there is one."""
+    figure, axes = new_figure(len(names), n, (n * 0.85, len(names) * 0.9 + 0.4))
+    for name, row in zip(names, axes, strict=True):
+        policy, generator = get_policy(name), torch.Generator().manual_seed(seed)
+        drawn = augment(image.expand(n, -1, -1), policy, generator)
+        for i, place in enumerate(row):
+            mixing = draw_mixing(policy, 2, len(image), generator) if partner is not None else None
+            other = drawn[i] if mixing is None else augment(partner[None], policy, generator)[0]
+            picture(place, (drawn[i] if mixing is None else mixing.images(drawn[i], other))[0] * 255)
             place.axis("off")
         row[0].text(-0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
-    figure.suptitle(
-        "One face under every policy (mixup and CutMix, which need a second face, are not shown)", fontsize=9
-    )
+    told = "" if partner is not None else " (mixup and CutMix, which need a second face, are not shown)"
+    figure.suptitle(f"One face under {len(names)} policies{told}", fontsize=9)
     return figure
 
 

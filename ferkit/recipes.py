@@ -122,7 +122,7 @@ RECIPES = {
         ("study", STUDY, {}),
         ("tune", TUNE, {}),
         ("quick", QUICK, _QUICK),
-        ("mini", MINI, _QUICK),
+        ("mini", MINI, _QUICK | {"policy": "flip", "precision": "float32"}),
     )
     for model, changes in table.items()
 }

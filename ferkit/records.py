@@ -11,6 +11,7 @@ import platform
 import subprocess
 import time
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -29,7 +30,7 @@ from ferkit.metrics import HEADLINES, evaluate
 from ferkit.parallel import joined, launch
 from ferkit.predict import VIEWS, logits, pick_device
 from ferkit.recipe import Recipe
-from ferkit.train import OutOfTime, State, file_start, fit
+from ferkit.train import OutOfTime, State, file_start, fit, silent
 from ferkit.weights import load_weights
 
 SCHEMA = 1
@@ -41,13 +42,13 @@ LIBRARIES = ("torch", "torchvision", "numpy", "timm")
 
 def run(
     recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto", weights: str | Path | None = None, *,
-    processes: int = 1, compiled: bool = False, deadline: float = math.inf,
+    processes: int = 1, compiled: bool = False, deadline: float = math.inf, say: Callable[..., None] = print,
 ) -> dict:  # fmt: skip
     """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
 
-    PrivateTest is read here, once, after training has chosen its weights without it. `weights`, `compiled` and
-    `deadline` are train.fit's. With `processes`, so many train on this machine; under torchrun its own do. Raises
-    what train.fit raises, and DataError when a split is missing.
+    PrivateTest is read here, once, after training has chosen its weights without it. `weights`, `compiled`,
+    `deadline` and `say` are train.fit's. With `processes`, so many train on this machine; under torchrun its own do.
+    Raises what train.fit raises, and DataError when a split is missing.
     """
     folder = Path(folder)
     missing = [u for u in USAGES if not len(faces.split(u))]
@@ -61,7 +62,8 @@ def run(
             raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
         return record
     splits = taught(faces, recipe), faces.split("PublicTest")
-    how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, deadline=deadline)
+    how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, deadline=deadline,
+               say=say)  # fmt: skip
     if processes > 1:
         launch(processes, _fit_in_time, recipe, splits, folder, how)
     with joined(pick_device(device)) as team:
@@ -208,11 +210,15 @@ def run_folder(recipe: Recipe, faces: Faces) -> Path:
 def obtain(recipe: Recipe, faces: Faces, device: str = "auto", weights: str | Path | None = None) -> Path:
     """The folder of that run: below results/ where its record is committed, else below runs/, trained if need be.
 
-    Raises DataError where a committed record is of another recipe or other data, and what `run` raises.
+    Says a line where it trains, for notebooks that need many. Raises DataError where a committed record is of another
+    recipe or other data, and what `run` raises.
     """
     committed = project_root() / "results" / faces.name / recipe.run_name
     folder = committed if (committed / "record.json").exists() else run_folder(recipe, faces)
-    run(recipe, faces, folder, device, None if folder == committed else weights)
+    there = (folder / "record.json").exists()
+    record = run(recipe, faces, folder, device, None if folder == committed else weights, say=silent)
+    if not there:
+        print(f"{recipe.run_name}: trained in {record['seconds']['training']:.0f} s")
     return folder
 
 

@@ -67,6 +67,13 @@ def save_robustness(folder: str | Path, faces: Faces, device: str = "auto") -> N
         np.savez_compressed(file, **arrays)
 
 
+def obtain(folder: str | Path, faces: Faces, device: str = "auto") -> dict[str, np.ndarray]:
+    """The arrays of a run's corrupted.npz, measured first where it has none; raises what those two do."""
+    if not (Path(folder) / FILE).exists():
+        save_robustness(folder, faces, device)
+    return load_robustness(folder)
+
+
 def load_robustness(folder: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a run's corrupted.npz, as save_robustness names them, or DataError saying what is wrong with it."""
     path = Path(folder) / FILE

@@ -28,9 +28,10 @@ from ferkit.faces import Faces
 from ferkit.models import create_model
 from ferkit.recipe import Recipe
 from ferkit.records import code_version, describe_machine
-from ferkit.train import fit
+from ferkit.train import fit, silent
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+BATCH_SIZES, POLICIES, SCHEDULES = (64, 128, 256), ("flip", "light", "standard"), ("cosine", "one_cycle")
 
 
 def suggest(trial: Trial, base: Recipe) -> dict:
@@ -39,16 +40,25 @@ def suggest(trial: Trial, base: Recipe) -> dict:
     values = {
         "lr": trial.suggest_float("lr", base.lr / 10, min(base.lr * 5, 1.0), log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-5, 5e-3, log=True),
-        "batch_size": trial.suggest_categorical("batch_size", (64, 128, 256)),
+        "batch_size": trial.suggest_categorical("batch_size", BATCH_SIZES),
         "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2, step=0.05),
-        "policy": trial.suggest_categorical("policy", ("flip", "light", "standard")),
+        "policy": trial.suggest_categorical("policy", POLICIES),
         "mixup": trial.suggest_float("mixup", 0.0, 0.4, step=0.1),
-        "schedule": trial.suggest_categorical("schedule", ("cosine", "one_cycle")),
+        "schedule": trial.suggest_categorical("schedule", SCHEDULES),
         "side": trial.suggest_categorical("side", sides),
     }
     if _takes_drop(base):
         values["drop"] = trial.suggest_float("drop", 0.0, 0.5, step=0.1)
     return values
+
+
+def _values(base: Recipe) -> dict:
+    """The base recipe's own values, as `suggest` names them, where they are in its space; the others are drawn."""
+    values = {"lr": base.lr, "weight_decay": base.weight_decay, "batch_size": base.batch_size, "policy": base.policy,
+              "label_smoothing": base.label_smoothing, "mixup": 0.0, "schedule": base.schedule,
+              "side": base.stages[-1][1]}  # fmt: skip
+    choices = {"batch_size": BATCH_SIZES, "policy": POLICIES, "schedule": SCHEDULES}
+    return {key: value for key, value in values.items() if value in choices.get(key, (value,))}
 
 
 def _takes_drop(base: Recipe) -> bool:
@@ -86,7 +96,8 @@ def search(
         sampler=optuna.samplers.TPESampler(multivariate=True, n_startup_trials=8, seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
     )  # fmt: skip
-    _claim(study, base, faces)
+    with _in_turn(folder / "ask"):
+        _claim(study, base, faces)
     train = _trainer(base, faces, folder, device)
     while len(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
         with ExitStack() as held:
@@ -115,6 +126,8 @@ def _claim(study: optuna.Study, base: Recipe, faces: Faces) -> None:
         if study.user_attrs.setdefault(key, value) != value:
             raise DataError(f"study {study.study_name} is of another {key}; give this one another name")
         study.set_user_attr(key, value)
+    if not study.trials:  # the first to be tried is what there is
+        study.enqueue_trial(_values(base))
 
 
 def _trainer(base: Recipe, faces: Faces, folder: Path, device: str) -> Callable:
@@ -135,7 +148,7 @@ def _trainer(base: Recipe, faces: Faces, folder: Path, device: str) -> Callable:
 
         try:
             state = fit(recipe, training, public, folder / recipe.name, device=device, source=code_version(),
-                        watch=watch)  # fmt: skip
+                        watch=watch, say=silent)  # fmt: skip
             return TrialState.COMPLETE, state.best
         except (optuna.TrialPruned, FloatingPointError):  # a rate that is too high is a result as well
             return TrialState.PRUNED, None
@@ -169,9 +182,9 @@ def _in_turn(folder: Path) -> Iterator[None]:
 def write_study(study: optuna.Study, base: Recipe, faces: Faces, folder: Path, device: str) -> dict:
     """Write study.json: every trial that finished, the importance of each value, the best recipe."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    reached = {trial.value for trial in trials if trial.state == TrialState.COMPLETE}
     judge = optuna.importance.FanovaImportanceEvaluator(seed=0)  # Hutter et al. 2014
-    importance = optuna.importance.get_param_importances(study, evaluator=judge) if len(complete) > 2 else {}
+    importance = optuna.importance.get_param_importances(study, evaluator=judge) if len(reached) > 2 else {}
     report = {
         "schema": 1,
         "study": study.study_name,

@@ -1,9 +1,11 @@
-"""Figures of studies over many runs: robustness under corruptions."""
+"""Figures of studies over many runs: differences to a baseline, curves, searches, robustness under corruptions."""
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from ferkit.comparison import Row
 from ferkit.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from ferkit.plots import new_figure, picture
 
@@ -42,4 +44,112 @@ def robustness_heatmap(values: dict[str, np.ndarray], names: list[str], title: s
     axes.set_yticks(range(len(values)), list(values))
     axes.set_title(title, fontsize=10)
     figure.colorbar(shown, label="accuracy, %", pad=0.02)
+    return figure
+
+
+def differences(rows: list[Row], title: str) -> Figure:
+    """Each choice's difference to the baseline in accuracy, with its interval; filled where it is more than noise."""
+    shown = [row for row in rows if row.difference]
+    figure, axes = new_figure(size=(8, 0.36 * len(shown) + 1.5))
+    axes = axes[0, 0]
+    for i, row in enumerate(shown):
+        value, low, high = (100 * row.difference[key] for key in ("value", "low", "high"))
+        style = {"fmt": "o", "color": "C0", "capsize": 3, "fillstyle": "full" if row.adjusted < 0.05 else "none"}
+        axes.errorbar(value, -i, xerr=[[value - low], [high - value]], **style)
+    axes.axvline(0, color="0.6", linestyle=":")
+    names = [f"{row.name} ({len(row.accuracies)} seed{'s' * (len(row.accuracies) > 1)})" for row in shown]
+    axes.set_yticks([-i for i in range(len(shown))], names)
+    axes.set(
+        xlabel="difference in accuracy, points (95 %); filled: p below 0.05 after Holm", ylim=(0.6 - len(shown), 0.6)
+    )
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def class_effects(values: dict[str, np.ndarray], classes: tuple[str, ...], title: str) -> Figure:
+    """Differences in recall, (C,) each in -1..1, as colour and in points: a row a choice, a column a class."""
+    table = 100 * np.stack(list(values.values()))
+    figure, axes = new_figure(size=(0.85 * len(classes) + 2.6, 0.36 * len(values) + 1.7))
+    axes, limit = axes[0, 0], max(1.0, np.abs(table).max())
+    shown = axes.imshow(table, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    for (i, j), value in np.ndenumerate(table):
+        axes.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8,
+                  color="white" if abs(value) > 0.65 * limit else "black")  # fmt: skip
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shown, label="recall, points", pad=0.02)
+    return figure
+
+
+def training_curves(runs: dict[str, list[list[dict]]], title: str) -> Figure:
+    """Training loss and PublicTest accuracy by epoch, a line a choice, the mean of its runs' log.csv rows."""
+    figure, axes = new_figure(1, 2, (10, 3.8))
+    markers = "os^vD<>pP*Xh"
+    for i, (name, logs) in enumerate(runs.items()):
+        style = {"color": f"C{i % 10}", "marker": markers[i % len(markers)], "markersize": 4, "label": name}
+        for place, key, scale in ((axes[0, 0], "loss", 1), (axes[0, 1], "public_accuracy", 100)):
+            values = scale * np.mean([[float(row[key]) for row in rows] for rows in logs], 0)
+            place.plot(range(1, len(values) + 1), values, **style)
+    axes[0, 0].set(xlabel="epoch", ylabel="training loss, nats", title=title)
+    axes[0, 1].set(xlabel="epoch", ylabel="PublicTest accuracy, %", title="Averaged weights, no augmentation")
+    for place in axes[0]:
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0, 1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def search_history(report: dict) -> Figure:
+    """Every trial of a study by number, and by epoch: what was stopped early, and the best so far."""
+    figure, axes = new_figure(1, 2, (10, 3.6))
+    trials = sorted(report["trials"], key=lambda trial: trial["number"])
+    best = 0.0
+    for trial in trials:
+        values = [100 * value for value in trial["public_accuracy"]]
+        if not values:
+            continue
+        complete = trial["state"] == "complete"
+        colour, top = ("C0" if complete else "0.6"), max(values)
+        axes[0, 0].plot(trial["number"], top, "o" if complete else "x", color=colour)
+        axes[0, 1].plot(range(1, len(values) + 1), values, "-" if complete else ":", color=colour, alpha=0.7)
+        axes[0, 1].plot(len(values), values[-1], "o" if complete else "x", color=colour, markersize=4)
+        if complete and top > best:
+            best = top
+            axes[0, 0].annotate(f"{top:.1f}", (trial["number"], top), xytext=(0, 6), textcoords="offset points",
+                                ha="center", fontsize=8)  # fmt: skip
+    n = report["n"]["PublicTest"]
+    axes[0, 0].set(
+        xlabel="trial", ylabel="PublicTest accuracy, %", title=f"Circles: to the end; crosses: stopped (n {n:,})"
+    )
+    axes[0, 1].set(xlabel="epoch", ylabel="PublicTest accuracy, %", title="The same trials by epoch")
+    axes[0, 1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0, 0].margins(y=0.12)
+    return figure
+
+
+def search_values(report: dict) -> Figure:
+    """Accuracy against every value that was searched, with its importance; complete trials as circles."""
+    names = list(report["trials"][0]["values"])
+    figure, axes = new_figure(2, -(-len(names) // 2), (2.1 * -(-len(names) // 2) + 0.5, 4.6), sharey=True)
+    trials = [trial for trial in report["trials"] if trial["public_accuracy"]]
+    for place, name in zip(axes.flat, names, strict=False):
+        values = [trial["values"][name] for trial in trials]
+        kinds = sorted(set(values), key=str) if isinstance(values[0], str) else None
+        x = [kinds.index(value) for value in values] if kinds else values
+        for at, trial in zip(x, trials, strict=True):
+            complete = trial["state"] == "complete"
+            place.plot(at, 100 * max(trial["public_accuracy"]), "o" if complete else "x",
+                       color="C0" if complete else "0.6", markersize=4)  # fmt: skip
+        if kinds:
+            place.set_xticks(range(len(kinds)), kinds)
+        if name in ("lr", "weight_decay"):
+            place.set_xscale("log")
+        share = report["importance"].get(name)
+        place.set_xlabel(name.replace("_", " "))
+        place.set_title("" if share is None else f"importance {share:.2f}", fontsize=8)
+        place.tick_params(labelsize=7)
+    for place in axes.flat[len(names) :]:
+        place.axis("off")
+    for place in axes[:, 0]:
+        place.set_ylabel("PublicTest, %", fontsize=8)
     return figure

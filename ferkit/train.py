@@ -41,6 +41,7 @@ def fit(
     recipe: Recipe, training: Faces, public: Faces, folder: Path, *,
     device: str = "auto", source: dict | None = None, weights: str | Path | None = None,
     compiled: bool = False, deadline: float = math.inf, watch: Callable[[State], None] = lambda _state: None,
+    say: Callable[..., None] = print,
 ) -> State:  # fmt: skip
     """Train; leave recipe.json, log.csv, last.pt and best.safetensors (EMA weights of the best epoch) in folder.
 
@@ -48,7 +49,7 @@ def fit(
     `source` describes the code (records.code_version) and is kept with the state. `weights`: a file to start from
     (models.create_model's `pretrained`). `compiled`: by torch.compile. `deadline`, on time.monotonic's clock:
     OutOfTime when the next epoch would not end before it. `watch` is told of every epoch, which is saved by then, and
-    may end the run by raising.
+    may end the run by raising. `say` takes a line an epoch, as print does.
     A finished run returns at once, an interrupted one continues; the result is the same, on a CPU to the last bit.
     Several processes (parallel.joined) all call this, on a folder that all of them see.
     Raises DataError for unlabelled or missing faces, a folder of another recipe or other data, a damaged checkpoint,
@@ -80,7 +81,8 @@ def fit(
         if not is_over(recipe, state.history):
             state.sources.append(source or {})
             loop = Loop(recipe, training, state, where, team, compiled)
-            _train(loop, public.to(where), folder, training.classes, deadline, watch)
+            said = say if team.is_first else silent
+            _train(loop, public.to(where), folder, training.classes, deadline, watch, said)
     return state
 
 
@@ -118,16 +120,20 @@ def _identity(recipe: Recipe, training: Faces) -> str:
     return training.fingerprint + (f" {file_start(recipe.teacher)['sha256'][:16]}" if recipe.teacher else "")
 
 
+def silent(*_words, **_how) -> None:
+    """For `say`: nothing is said."""
+
+
 def _train(
-    loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], deadline: float, watch: Callable[[State], None]
-) -> None:
-    recipe, state, first = loop.recipe, loop.state, loop.team.is_first
-    say = print if first else (lambda *_, **__: None)
+    loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], deadline: float,
+    watch: Callable[[State], None], say: Callable[..., None],
+) -> None:  # fmt: skip
+    recipe, state = loop.recipe, loop.state
     say(f"{recipe.run_name}: {state.precision} {state.timings or ''}".rstrip(), flush=True)
     while not is_over(recipe, state.history):
         _check_time(loop, deadline)
         begin, cpu, epoch = time.perf_counter(), time.process_time(), state.epoch
-        loss = loop.epoch(_progress(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs}", first))
+        loss = loop.epoch(_progress(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs}", say is print))
         if not math.isfinite(loss):
             raise FloatingPointError(f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr, in another folder")
         accuracy = judge(state.ema, public, loop.team)
@@ -141,16 +147,16 @@ def _train(
         lr = f"{state.optimizer.param_groups[0]['lr']:.3g}"
         row = (epoch + 1, recipe.side(epoch), lr, f"{loss:.4f}", f"{accuracy:.4f}", f"{seconds:.1f}")
         state.rows.append(list(map(str, row)))
-        if first:
+        if loop.team.is_first:
             _save(state, recipe, folder, classes if better else None)
         watch(state)
         say(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
             f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
 
 
-def _progress(title: str, first: bool) -> Callable[[float], None]:
+def _progress(title: str, live: bool) -> Callable[[float], None]:
     """What hears the share of an epoch that is done: a line in a terminal that is written over, else nothing."""
-    if not first or not sys.stdout.isatty():
+    if not live or not sys.stdout.isatty():
         return lambda share: None
     shown = -1
 

@@ -6,10 +6,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import pytest
 
-from ferkit import DataError, campaign, checkpoint, cli, jobs, packing, records, sources
+from ferkit import DataError, campaign, checkpoint, cli, jobs, packing, records, sources, synthetic
 
 # Two tiny runs of about a second, and the start of their processes; and one that is not for this machine.
 CAMPAIGN = """
@@ -30,6 +31,15 @@ minutes = { gpu = 0.1 }
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_processes(tmp_path_factory):
+    """One thread each, which on a busy machine is far quicker than two that wait for each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("FERKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def listed(root):
     root.mkdir(parents=True, exist_ok=True)
     (root / "campaign.toml").write_text(CAMPAIGN)
@@ -41,9 +51,7 @@ def lent(drawn_csv, tmp_path_factory):
     """A machine on which the campaign ran to its end, its jobs, and the archive that it left."""
     root = tmp_path_factory.mktemp("lent")
     runs, calls = listed(root), []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FERKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        assert campaign.take(runs, drawn_csv, root, 600, "cpu", keep=lambda: calls.append(1)) == [] and calls == [1, 1]
+    assert campaign.take(runs, drawn_csv, root, 600, "cpu", keep=lambda: calls.append(1)) == [] and calls == [1, 1]
     assert packing.pack(campaign.folders(runs, root), root / "runs.zip") == []
     return root, runs, root / "runs.zip"
 
@@ -51,7 +59,7 @@ def lent(drawn_csv, tmp_path_factory):
 def test_the_list_of_the_repository_holds_every_record():
     root = records.project_root()
     jobs = campaign.load_campaign(root / "campaign.toml")
-    done = {f"fer2013/{record['run']}" for _, record in records.find_records(root / "results")}
+    done = {f"{record['data']['name']}/{record['run']}" for _, record in records.find_records(root / "results")}
     assert done <= {job.name for job in jobs}, "a record whose run campaign.toml does not list"
     assert campaign.status(jobs, root).count(" done ") == len(done)
 
@@ -71,31 +79,32 @@ def test_what_is_done_or_does_not_fit_is_left_alone(lent, drawn_csv, tmp_path, m
     assert campaign.take(runs, drawn_csv, tmp_path, 600, "cpu") == []
     shutil.rmtree(tmp_path / "runs")
     assert campaign.take(runs, drawn_csv, tmp_path, 15, "cpu") == []  # 11 s are less than a start and an epoch of two
-    assert campaign.take(runs, "embedded", tmp_path, 600, "cpu") == []  # other data
+    assert campaign.take([replace(runs[0], data="fer2013")], drawn_csv, tmp_path, 600, "cpu") == []  # other data
     assert campaign.take(runs, drawn_csv, tmp_path, 600, "cpu", here="t4") == []
 
 
-def test_a_run_is_a_command_that_can_be_typed(tmp_path, monkeypatch):
+def test_a_run_is_a_command_that_can_be_typed(drawn_csv, tmp_path, monkeypatch):
     odd = CAMPAIGN.replace("lr = 0.01", 'policy = "flip+mixup=0.3", lr = 1').replace("options", "warmup = 0, options")
     (tmp_path / "campaign.toml").write_text(odd)
     for run in campaign.load_campaign(tmp_path / "campaign.toml"):
         seen = []
         monkeypatch.setattr(records, "run", lambda recipe, *_, seen=seen, **__: seen.append(recipe))
         monkeypatch.setattr(records, "summary", str)
-        assert cli.main(["train", *run.arguments, "--data", "embedded", "--out", str(tmp_path)]) == 0
+        assert cli.main(["train", *run.arguments, "--data", str(drawn_csv), "--out", str(tmp_path)]) == 0
         assert seen == [run.recipe]
 
 
 def test_what_is_taken_is_the_data_that_was_asked_for(lent, drawn_csv, tmp_path, monkeypatch):
-    runs, seen = lent[1], []
+    runs, seen, draw = lent[1], [], synthetic.embedded_faces
+    monkeypatch.setattr(synthetic, "embedded_faces", lambda: draw(20))
     monkeypatch.setattr(campaign, "run_commands", lambda commands, **how: seen.append((commands, how)) or [])
     monkeypatch.chdir(drawn_csv.parent)
     monkeypatch.setenv("FERKIT_DATA", str(drawn_csv))
     campaign.take(runs, drawn_csv.name, tmp_path, 600, "cpu", processes=2, compiled=True, workers=3, scheduler="x")
     campaign.take(runs, None, tmp_path, 600, "cpu")
-    embedded = [campaign.Job(run.recipe, "embedded", run.minutes, run.kind, run.changes) for run in runs]
+    embedded = [replace(run, data="embedded") for run in runs]
     campaign.take(embedded, "embedded", tmp_path, 600, "cpu")
-    (first, how), (second, _), (third, _) = seen
+    (first, how), (second, _), (third, _) = [call for call in seen if call[0]]
     given = [command.arguments[command.arguments.index("--data") + 1] for command in (first[0], second[0], third[0])]
     assert given == [str(drawn_csv), str(drawn_csv), "embedded"] and [len(first), len(second), len(third)] == [2, 2, 2]
     line = " ".join(first[0].arguments)

@@ -25,7 +25,7 @@ def run(tmp_path_factory, faces):
     folder, recipe = tmp_path_factory.mktemp("run"), Recipe("r", options={"width": 8})
     torch.manual_seed(0)
     save_weights(create_model("compact", width=8), folder / "best.safetensors", recipe, faces.classes)
-    save_robustness(folder, faces, "cpu")
+    robustness.obtain(folder, faces, "cpu")
     return folder
 
 

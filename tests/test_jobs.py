@@ -87,7 +87,7 @@ def test_several_run_at_once_and_share_the_cores(tmp_path, every_job_first, monk
 import pathlib, sys, time
 meet = pathlib.Path({str(tmp_path / "meet")!r})
 (meet / str(os.getpid())).write_text(os.environ["OMP_NUM_THREADS"])
-end = time.time() + 60
+end = time.time() + 600
 while len(list(meet.iterdir())) < 2 and time.time() < end:  # one alone would wait in vain
     time.sleep(0.05)
 if time.time() > end:
@@ -111,7 +111,7 @@ ferkit.cli.main = main
 """
 
 
-def wait_for(what, seconds=60):
+def wait_for(what, seconds=600):  # a busy machine is slow; nothing here waits where all is well
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited in vain"
@@ -184,33 +184,36 @@ if sys.orig_argv[sys.orig_argv.index("--seed") + 1] == "0":
 """
 
 
-def kill_its_worker(log, killed):
+def kill_its_worker(log, over, killed):
     """Kill -9 the worker under which the job of that log trains, once an epoch of it is saved."""
     import psutil
 
-    wait_for(lambda: log.exists() and " epoch 1/3 " in log.read_text())
-    for process in psutil.Process().children(recursive=True):
-        if "--seed 0" in " ".join(process.cmdline()):
-            process.parent().kill()
-            process.wait(60)
-    killed.touch()
+    try:
+        wait_for(lambda: log.exists() and " epoch 1/3 " in log.read_text())
+        for process in psutil.Process().children(recursive=True):
+            if "--seed 0" in " ".join(process.cmdline()):
+                killed.append(process.parent().pid)
+                process.parent().kill()
+                process.wait(600)  # the training ends with its worker
+    finally:
+        over.touch()
 
 
 def test_a_cluster_gets_over_the_death_of_a_worker(drawn_csv, tmp_path, every_job_first):
     distributed = pytest.importorskip("distributed")
     (tmp_path / "campaign.toml").write_text(CAMPAIGN)
     listed = campaign.load_campaign(tmp_path / "campaign.toml")
-    killed, folder = tmp_path / "killed", tmp_path / "runs" / listed[0].name
-    every_job_first(WAITS_TO_BE_KILLED.format(path=str(killed)))
-    killer = threading.Thread(target=kill_its_worker, args=(folder / "output.log", killed))
-    said, calls = [], []
+    over, folder = tmp_path / "over", tmp_path / "runs" / listed[0].name
+    every_job_first(WAITS_TO_BE_KILLED.format(path=str(over)))
+    said, calls, killed = [], [], []
+    killer = threading.Thread(target=kill_its_worker, args=(folder / "output.log", over, killed))
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         killer.start()
         address, how = cluster.scheduler_address, dict(keep=lambda: calls.append(1), say=said.append)
-        assert campaign.take(listed, drawn_csv, tmp_path, 600, "cpu", scheduler=address, **how) == []
+        assert campaign.take(listed, drawn_csv, tmp_path, 3600, "cpu", scheduler=address, **how) == []
     killer.join()
     found = [campaign.find_record(job, tmp_path) for job in listed]
-    assert killed.exists() and all(found) and calls == [1, 1, 1]
+    assert len(killed) == 1 and all(found) and calls == [1, 1, 1]
     assert [len(record["code"]) for record in found] == [2, 1, 1]  # starts: only the killed one went on
     log = (folder / "output.log").read_text()
     assert [log.count(f" epoch {i}/3 ") for i in (1, 2, 3)] == [1, 1, 1] and log.count("$ ferkit train") == 2

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from ferkit import leaderboard, records
+from ferkit import campaign, leaderboard, records, studies
 from ferkit.claims import claims_table
 
 ROOT = records.project_root()
@@ -20,6 +20,16 @@ def test_the_tables_in_readme_are_what_the_records_and_claims_give(name, monkeyp
     start, end = (marker.format(name) for marker in leaderboard.MARKERS)
     table = README.split(start)[1].split(end)[0].strip()
     assert table == (leaderboard.results_table("results") if name == "results" else claims_table()), "run `make table`"
+
+
+def test_the_page_of_studies_is_what_the_records_give():
+    assert (ROOT / "results" / "studies.md").read_text() == studies.page(ROOT / "results"), "run `make table`"
+
+
+def test_every_study_is_in_the_campaign():
+    listed = {f"{job.data}/{job.recipe.name}" for job in campaign.load_campaign(ROOT / "campaign.toml")}
+    wanted = {f"{study.data}/{name}" for study in studies.STUDIES for name in study.names.values()}
+    assert wanted <= listed, wanted - listed
 
 
 @pytest.mark.parametrize("folder, record", RESULTS, ids=lambda value: getattr(value, "name", ""))
