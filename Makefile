@@ -2,6 +2,7 @@
 DATA ?=
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 FERKIT = $(VENV)/bin/ferkit
 export FERKIT_DATA := $(or $(DATA),$(FERKIT_DATA))
 PROFILE ?= $(if $(FERKIT_DATA),cpu,quick)
@@ -15,7 +16,7 @@ run: install ## execute the notebooks: make run [DATA=…/fer2013.csv] [PROFILE=
 	$(FERKIT) suite run --profile $(PROFILE) $(if $(FERKIT_DATA),--data "$(FERKIT_DATA)")
 
 test: install lint ## lint, then the tests; with FERKIT_DATA also on the real FER2013
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: install ## ruff: style and formatting
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -11,6 +11,11 @@ from ferkit import sources
 from ferkit.labels import CLASSES, USAGES, VOTES
 
 
+def pytest_collection_modifyitems(items):
+    """The notebooks first: they take the longest, and the rest runs beside them (pytest -n)."""
+    items.sort(key=lambda item: "embedded_notebooks" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache."""

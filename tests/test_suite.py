@@ -30,18 +30,18 @@ def test_notebooks_keep_the_house_style(path):
 def test_the_embedded_notebooks_run(tmp_path, monkeypatch):
     """All of them as a newcomer runs them. The small network must read the drawn faces, but not their label noise."""
     monkeypatch.delenv("FERKIT_DATA", raising=False)
-    runs = records.project_root() / "runs" / "embedded"
+    runs = records.project_root() / "runs"
 
     def clear() -> None:
-        for folder in runs.glob("*-s77"):
+        for folder in [*runs.glob("embedded*/*-s7[78]"), *runs.glob("studies/embedded/*-s77")]:
             shutil.rmtree(folder)
 
     clear()
     arguments = ["suite", "run", "--out", str(tmp_path), "-p", "seed", "77"]
     try:
         assert cli.main(arguments) == 0
-        metrics = records.read_record(runs / "compact-quick-s77")["metrics"]
-        assert records.read_record(runs / "patt_lite_batch-quick-s77")["batch_independence"] > 0.05  # 04's point
+        metrics = records.read_record(runs / "embedded" / "compact-quick-s77")["metrics"]
+        assert records.read_record(runs / "embedded" / "patt_lite_batch-quick-s77")["batch_independence"] > 0.05  # 04
     finally:
         clear()
     accuracy = (metrics["PublicTest"]["accuracy"]["value"] + metrics["PrivateTest"]["accuracy"]["value"]) / 2
