@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from ferkit import campaign, leaderboard, records, studies
+from ferkit import campaign, leaderboard, records, robustness, studies
 from ferkit.claims import claims_table
 
 ROOT = records.project_root()
@@ -36,6 +36,13 @@ def test_every_study_is_in_the_campaign():
 def test_committed_records_are_what_their_logits_give(folder, record):
     assert record["data"]["official"] and all(code["dirty"] is False for code in record["code"])
     assert records.disagreements(record["metrics"], records.measure(folder)) == []
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results").rglob(robustness.FILE)), ids=lambda file: file.parent.name)
+def test_what_was_corrupted_is_what_was_judged(file):
+    arrays, logits = robustness.load_robustness(file.parent), records.load_logits(file.parent)
+    assert all((arrays[key] == logits[f"PrivateTest_{key}"]).all() for key in ("rows", "labels"))
+    assert (arrays["clean"] == logits["PrivateTest_logits"].argmax(1)).mean() > 0.999  # ties of float16
 
 
 def test_the_file_tree_of_readme_is_the_truth():
