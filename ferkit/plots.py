@@ -236,8 +236,8 @@ def mistakes(faces: Faces, logits: np.ndarray, n: int = 14) -> Figure:
     return figure
 
 
-def intervals(rows: list[tuple[str, dict, int]], title: str) -> Figure:
-    """Accuracies with their 95 % intervals: (name, {value, low, high}, n) a row."""
+def intervals(rows: list[tuple[str, dict, int]], title: str, quantity: str = "accuracy") -> Figure:
+    """Accuracies, or another share, with their 95 % intervals: (name, {value, low, high}, n) a row."""
     figure, axes = new_figure(size=(7.5, 0.5 * len(rows) + 1.2))
     axes = axes[0, 0]
     for i, (_, headline, _) in enumerate(rows):
@@ -245,5 +245,5 @@ def intervals(rows: list[tuple[str, dict, int]], title: str) -> Figure:
         axes.errorbar(value, -i, xerr=[[value - low], [high - value]], fmt="o", color=f"C{i}", capsize=4)
         axes.annotate(f"{value:.1f}", (value, -i), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks([-i for i in range(len(rows))], [f"{name}\nn {n:,}" for name, _, n in rows])
-    axes.set(xlabel="accuracy, % (95 % bootstrap interval)", title=title, ylim=(-len(rows) + 0.4, 0.7))
+    axes.set(xlabel=f"{quantity}, % (95 % bootstrap interval)", title=title, ylim=(-len(rows) + 0.4, 0.7))
     return figure
