@@ -46,23 +46,30 @@ def hits(folders: list[Path], usage: str = "PrivateTest") -> tuple[np.ndarray, n
     return np.stack([a[f"{usage}_logits"].argmax(1) == labels for a in arrays]), labels
 
 
+def _by_name(runs: dict[str, list[Path]], usage: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """`hits` of each name, all on the same images, and their labels."""
+    each, labels = hits([folder for folders in runs.values() for folder in folders], usage)
+    ends = np.cumsum([len(folders) for folders in runs.values()])
+    return dict(zip(runs, np.split(each, ends[:-1]), strict=True)), labels
+
+
 def compare(runs: dict[str, list[Path]], baseline: str, usage: str = "PrivateTest") -> list[Row]:
     """A row for each label of `groups`, best on PublicTest first, each tested against the baseline on `usage`.
 
-    Raises ValueError without a run of the baseline.
+    Raises ValueError without a run of the baseline, or where runs were measured on different images.
     """
     if baseline not in runs:
         raise ValueError(f"no run of the baseline {baseline!r}; there are {list(runs)}")
-    theirs, labels = hits(runs[baseline], usage)
+    private, labels = _by_name(runs, usage)
+    public, _ = _by_name(runs, "PublicTest")
     others = [name for name in runs if name != baseline]
-    differences = {name: paired_difference(hits(runs[name], usage)[0], theirs, labels) for name in others}
+    differences = {name: paired_difference(private[name], private[baseline], labels) for name in others}
     adjusted = dict(zip(others, holm([differences[name]["p"] for name in others]), strict=True))
-    rows = []
-    for name, folders in runs.items():
-        accuracies = tuple(hits(folders, usage)[0].mean(1).tolist())
-        public = float(hits(folders, "PublicTest")[0].mean())
-        rows.append(Row(name, tuple(folders), accuracies, public, len(labels), differences.get(name),
-                        adjusted.get(name, 1.0)))  # fmt: skip
+    rows = [
+        Row(name, tuple(folders), tuple(private[name].mean(1).tolist()), float(public[name].mean()), len(labels),
+            differences.get(name), adjusted.get(name, 1.0))
+        for name, folders in runs.items()
+    ]  # fmt: skip
     return sorted(rows, key=lambda row: -row.public)
 
 
