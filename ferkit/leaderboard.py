@@ -45,7 +45,7 @@ def results_table(root: str | Path, data: str = "fer2013") -> str:
 
 def _is_result(record: dict, data: str) -> bool:
     recipe, about = record["recipe"], record["data"]
-    standard = recipe.get("protocol", "standard") == "standard"  # older records lack it
+    standard = recipe.get("protocol", "standard") == "standard" and not recipe.get("fold")  # older records lack them
     return about["official"] and about["name"] == data and standard and not NO_RESULT.search(recipe["name"])
 
 

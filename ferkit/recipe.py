@@ -35,6 +35,7 @@ class Recipe:
     schedule: str = "cosine"
     warmup: float = 2.0  # epochs of linear rise
     cycle: float = 0.0  # epochs after which a cosine starts again at its peak; 0: never
+    snapshots: bool = False  # keep the averaged weights at the end of each cycle
     plateau: tuple[float, int] = (0.1, 3)  # of that schedule: factor, and epochs without a better PublicTest accuracy
     patience: int = 0  # stop after so many epochs without a better PublicTest accuracy; 0: never
     clip: float = 0.0  # largest norm of the whole gradient; 0: any
@@ -54,6 +55,7 @@ class Recipe:
     layer_decay: float = 1.0  # factor on lr for each block (outline.blocks) further from the head
     new_head: bool = False  # of a start from saved weights all but the head, which may have other classes
     protocol: str = "standard"
+    fold: tuple[int, ...] = ()  # (k, n): faces whose row is k modulo n are not learned from; (): all are
     precision: str = "auto"  # auto: the fastest that the device has (precision.choose)
 
     def __post_init__(self) -> None:
@@ -65,6 +67,11 @@ class Recipe:
         object.__setattr__(self, "free", tuple(tuple(pair) for pair in self.free))
         if any(epoch < 0 or n < 1 for epoch, n in self.free):
             raise ValueError(f"free must be (epoch >= 0, blocks >= 1) pairs, got {self.free}")
+        object.__setattr__(self, "fold", tuple(self.fold))
+        if self.fold and not (len(self.fold) == 2 and 0 <= self.fold[0] < self.fold[1] > 1):
+            raise ValueError(f"fold must be (k, n), 0 <= k < n and n > 1, or (), got {self.fold}")
+        if self.snapshots and (self.schedule != "cosine" or not self.cycle):
+            raise ValueError("snapshots are kept at the end of a cosine's cycles; give cycle, in epochs")
         for name, choices in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
                               ("targets", TARGETS), ("protocol", PROTOCOLS)):  # fmt: skip
             if getattr(self, name) not in choices:

@@ -1,9 +1,10 @@
-"""The recipes that have a name: for each model `paper`, `house`, `cpu`, `study`, `tune`, `quick`, `mini`.
+"""The recipes that have a name: for each model `paper`, `house`, `cpu`, `member`, `study`, `tune`, `quick`, `mini`.
 
 paper: as published, with the deviations named here. house: our own, on a GPU, under one protocol. cpu: what two cores
-can do with FER2013, at a stated budget. study: shorter and smaller, for comparing choices with each other at one
-budget; no result. tune: a few epochs from the weights of a study's run; no result. quick: an installation check on
-the drawn faces, narrow and small; no result. mini: seconds, where a notebook's quick profile compares many runs.
+can do with FER2013, at a stated budget. member: a sixth of house's budget, for ensembles; no result. study: shorter
+and smaller, for comparing choices with each other at one budget; no result. tune: a few epochs from the weights of a
+study's run; no result. quick: an installation check on the drawn faces, narrow and small; no result. mini: seconds,
+where a notebook's quick profile compares many runs.
 """
 
 import json
@@ -14,8 +15,8 @@ from pathlib import Path
 from ferkit.atomic import project_root
 from ferkit.recipe import Recipe
 
-KINDS = ("house", "paper", "cpu", "study", "tune", "quick", "mini")
-NO_RESULT = ("study", "tune", "quick", "mini")
+KINDS = ("house", "paper", "cpu", "member", "study", "tune", "quick", "mini")
+NO_RESULT = ("member", "study", "tune", "quick", "mini")
 PROFILE_KINDS = {"quick": "quick", "cpu": "cpu", "full": "house"}  # what a profile trains of each model
 PROFILE_STUDIES = {"quick": "mini", "cpu": "study", "full": "study"}  # and where many runs are compared
 
@@ -80,6 +81,10 @@ CPU = {
         options={"size": 64}, optimizer="adamw", lr=4e-4, weight_decay=0.05, batch_size=64, stages=((12, 64),)
     ),
 }
+MEMBER = {  # rate, schedule and decay by the search of results/studies.md
+    "compact": dict(options={"size": 40}, policy="light", lr=0.3, schedule="one_cycle", weight_decay=7.5e-4,
+                    stages=((12, 32), (6, 40))),
+}  # fmt: skip
 STUDY = {
     "compact": dict(options={"size": 32}, stages=((8, 32),)),
     "resnet18_fer": dict(stages=((30, 40),)),
@@ -119,6 +124,7 @@ RECIPES = {
         ("house", HOUSE, {}),
         ("paper", PAPER, _PLAIN),
         ("cpu", CPU, {}),
+        ("member", MEMBER, {}),
         ("study", STUDY, {}),
         ("tune", TUNE, {}),
         ("quick", QUICK, _QUICK),

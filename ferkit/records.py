@@ -102,10 +102,15 @@ def save_logits(folder: Path, faces: Faces, device: str = "auto") -> None:
 
 
 def taught(faces: Faces, recipe: Recipe) -> Faces:
-    """The faces that a recipe trains on, by its protocol."""
+    """The faces that a recipe trains on, by its protocol, without its fold."""
     if recipe.protocol == "standard":
-        return faces.split("Training")
-    return faces[faces.usage != USAGES.index("PrivateTest")]
+        pool = faces.split("Training")
+    else:
+        pool = faces[faces.usage != USAGES.index("PrivateTest")]
+    if not recipe.fold:
+        return pool
+    k, n = recipe.fold
+    return pool[pool.rows % n != k]
 
 
 def judged(faces: Faces) -> dict[str, Faces]:

@@ -53,6 +53,11 @@ def learning_rate(recipe: Recipe, epoch: float, history: list[float]) -> float:
     return peak * (1 + math.cos(math.pi * since / length)) / 2
 
 
+def cycles(recipe: Recipe, epochs: int) -> int:
+    """How many of a cosine's cycles are behind after so many epochs."""
+    return max(0, int((epochs - recipe.warmup) // recipe.cycle)) if recipe.cycle else 0
+
+
 def _one_cycle(peak: float, progress: float) -> float:
     """Smith and Topin 2017 (arXiv 1708.07120), the numbers of torch's OneCycleLR: peak / 25 up to it over 30 % of
     training, then down to peak / 250,000, both along half a cosine; `warmup` has no part in it."""

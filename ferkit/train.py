@@ -29,7 +29,7 @@ from ferkit.parallel import Team, joined
 from ferkit.precision import choose, fast_kernels
 from ferkit.predict import logits, pick_device
 from ferkit.recipe import Recipe
-from ferkit.schedule import is_over, make_optimizer
+from ferkit.schedule import cycles, is_over, make_optimizer
 from ferkit.weights import save_weights
 
 
@@ -43,7 +43,8 @@ def fit(
     compiled: bool = False, deadline: float = math.inf, watch: Callable[[State], None] = lambda _state: None,
     say: Callable[..., None] = print,
 ) -> State:  # fmt: skip
-    """Train; leave recipe.json, log.csv, last.pt and best.safetensors (EMA weights of the best epoch) in folder.
+    """Train; leave recipe.json, log.csv, last.pt and best.safetensors (EMA weights of the best epoch) in folder, and
+    snapshot<n>.safetensors of each cycle where the recipe keeps them.
 
     training and public: labelled faces of those two splits (under the recipe's other protocol, training holds both).
     `source` describes the code (records.code_version) and is kept with the state. `weights`: a file to start from
@@ -148,7 +149,7 @@ def _train(
         row = (epoch + 1, recipe.side(epoch), lr, f"{loss:.4f}", f"{accuracy:.4f}", f"{seconds:.1f}")
         state.rows.append(list(map(str, row)))
         if loop.team.is_first:
-            _save(state, recipe, folder, classes if better else None)
+            _save(state, recipe, folder, classes, better)
         watch(state)
         say(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
             f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
@@ -184,14 +185,17 @@ def judge(model: nn.Module, faces: Faces, team: Team = Team()) -> float:  # noqa
     return (predicted == faces.labels.cpu()).float().mean().item()
 
 
-def _save(state: State, recipe: Recipe, folder: Path, best: tuple[str, ...] | None) -> None:
-    """The log, everything to go on with, and, with class names, the weights as the best so far."""
+def _save(state: State, recipe: Recipe, folder: Path, classes: tuple[str, ...], best: bool) -> None:
+    """The log, everything to go on with, and the weights where they are the best so far or end a cycle."""
     try:
         with whole_file(folder / "log.csv") as temporary, open(temporary, "w", newline="") as file:
             csv.writer(file).writerows([LOG_FIELDS, *state.rows])
+        n = cycles(recipe, state.epoch)
+        if recipe.snapshots and n > cycles(recipe, state.epoch - 1):
+            save_weights(state.ema, folder / f"snapshot{n}.safetensors", recipe, classes)
         state.save(folder / "last.pt")
         if best:
-            save_weights(state.ema, folder / "best.safetensors", recipe, best)
+            save_weights(state.ema, folder / "best.safetensors", recipe, classes)
     except (OSError, RuntimeError) as error:  # torch.save has RuntimeError for a full disk
         told = f"{folder}: epoch {state.epoch} could not be saved ({error})"
         raise OSError(f"{told}; make room, and the same call goes on from what was saved before") from error

@@ -332,3 +332,37 @@ def test_weights_that_are_not_there_leave_no_run_behind(faces, tmp_path):
 
 def test_recipes_survive_json():
     assert Recipe(**json.loads(json.dumps(TINY.__dict__))) == TINY
+
+
+def test_snapshots_are_kept_at_the_end_of_each_cycle(faces, tmp_path):
+    recipe = replace(TINY, stages=((5, 24),), warmup=1.0, cycle=2.0, snapshots=True)
+    assert [schedule.cycles(recipe, epochs) for epochs in range(6)] == [0, 0, 0, 1, 1, 2]
+    state = fit(recipe, faces, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("snapshot*")) == [
+        "snapshot1.safetensors",
+        "snapshot2.safetensors",
+    ]
+    last = load_weights(tmp_path / "snapshot2.safetensors")[0].state_dict()
+    assert all(torch.equal(tensor, last[name]) for name, tensor in state.ema.state_dict().items())
+
+
+def test_a_fold_is_not_learned_from(faces):
+    kept = records.taught(faces, replace(TINY, fold=(1, 3)))
+    left_out = faces.split("Training")
+    left_out = left_out[left_out.rows % 3 == 1]
+    assert len(kept) + len(left_out) == len(faces.split("Training")) and not set(kept.rows.tolist()) & set(
+        left_out.rows.tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"fold": (3, 3)}, "fold must be"),
+        ({"fold": (0,)}, "fold must be"),
+        ({"snapshots": True}, "give cycle"),
+    ],
+)
+def test_folds_and_snapshots_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **changes)
