@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ferkit import records
+from ferkit import machine
 from ferkit.augment import POLICIES, Policy, augment
 from ferkit.bench import made_up_faces
 from ferkit.faces import Faces
@@ -209,7 +209,7 @@ def main() -> None:
     device = pick_device(arguments.device)
     seconds = 60 * arguments.minutes / (2 * len(CASES))
     results = [result for case in CASES for result in run_case(case, device, seconds)]
-    report = {"machine": records.describe_machine(arguments.device), "code": records.code_version(),
+    report = {"machine": machine.describe_machine(arguments.device), "code": machine.code_version(),
               "torch": torch.__version__, "results": results}  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"peers-{device.type}.json"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ferkit import records, sources
+from ferkit import machine, sources
 from ferkit.bench import made_up_faces
 from ferkit.faces import Faces
 from ferkit.feed import Feed
@@ -79,7 +79,7 @@ def main() -> None:
     report = {
         "rows": n, "gigabytes": round(faces.images.nbytes / 1e9, 2), "megabytes_held": round(memory),
         "images_per_second": {"from disk": round(rate), "in memory": round(in_memory)},
-        "machine": records.describe_machine("cpu"), "code": records.code_version(), "torch": torch.__version__,
+        "machine": machine.describe_machine("cpu"), "code": machine.code_version(), "torch": torch.__version__,
     }  # fmt: skip
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")

@@ -19,11 +19,11 @@ from ferkit.predict import pick_device
 from ferkit.recipe import Recipe
 from ferkit.recipes import get_recipe, started_from
 from ferkit.records import read_log, read_record
+from ferkit.weights import BEST
 
 MACHINES = ("gpu", "t4", "cpu")  # one data-centre GPU, Kaggle's two T4s, two CPU cores
 KEYS = {"model", "recipe", "seeds", "data", "set", "grid", "start", "minutes"}
 RESERVE = 60.0  # seconds of a budget, at most a quarter of it, that are kept for measuring and packing
-WEIGHTS = "best.safetensors"
 START = 10.0  # seconds in which a process has its libraries and its data
 
 
@@ -94,7 +94,7 @@ def _jobs(entry: dict) -> list[Job]:
         recipe, start = get_recipe(entry["model"], kind, seed, **point), entry.get("start", "")
         if start:
             start = f"{start}-s{seed}"
-            recipe = started_from(recipe, Path(start) / WEIGHTS)
+            recipe = started_from(recipe, Path(start) / BEST)
         jobs.append(Job(recipe, data, minutes, kind, point, start))
     return jobs
 
@@ -170,7 +170,7 @@ def take(
         commands = []
         for job in wave:
             folder, start = ((root / "runs" / name).absolute() for name in (job.name, job.start))
-            if job.start and not all((start / file).exists() for file in (WEIGHTS, "record.json")):
+            if job.start and not all((start / file).exists() for file in (BEST, "record.json")):
                 say(f"{job.name}: left out, {start} is not there with its weights, or not finished")
                 continue
             arguments = ("train", *job.arguments, "--out", str(folder), *how)

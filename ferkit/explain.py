@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ferkit.judge import Judge
 from ferkit.predict import logits, prepare
 
 
@@ -26,6 +27,14 @@ def cam_maps(model: nn.Module, images: Tensor, classes: Tensor | None = None, ba
             maps = cam(x, [ClassifierOutputTarget(int(label)) for label in wanted])
             parts.append(torch.from_numpy(maps)[:, None].float())
     return F.interpolate(torch.cat(parts), images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def judge_maps(judge: Judge, images: Tensor, classes: Tensor | None = None) -> Tensor:
+    """`cam_maps` of what a run folder judges by (judge.load_judge): of an ensemble the mean by its members' weights."""
+    if classes is None:
+        classes = judge(images).argmax(1)
+    shares = zip(judge.weights.tolist(), judge.models, strict=True)
+    return sum(share * cam_maps(model, images, classes) for share, model in shares if share)
 
 
 def _as_map(features: Tensor) -> Tensor:

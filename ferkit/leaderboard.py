@@ -12,7 +12,7 @@ from ferkit.audit import INDEPENDENT
 from ferkit.comparison import hits
 from ferkit.metrics import percentiles, resamples
 from ferkit.recipe import Recipe
-from ferkit.records import find_records, interval, project_root
+from ferkit.records import find_records, interval, outside, project_root
 
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 
@@ -59,6 +59,10 @@ def _check_independence(folder: Path, record: dict) -> None:
 def _check_group(runs: list[tuple[Path, dict]]) -> None:
     """ValueError unless runs of one name are one recipe, with a seed each."""
     where = ", ".join(str(folder) for folder, _ in runs)
+    if any("members" in record["recipe"] for _, record in runs):
+        if len(runs) > 1:
+            raise ValueError(f"{where} are ensembles of one name; rename one")
+        return
     found = [Recipe(**record["recipe"]) for _, record in runs]  # fields that an older one lacks have their defaults
     if any(replace(recipe, seed=0) != replace(found[0], seed=0) for recipe in found):
         raise ValueError(f"{where} share a recipe's name and differ in the recipe; rename one")
@@ -74,12 +78,17 @@ def _row(name: str, runs: list[tuple[Path, dict]]) -> str:
     def mean(split: str, headline: str) -> str:
         return f"{100 * np.mean([m[split][headline]['value'] for m in metrics]):.1f}"
 
-    cells = [f"`{name}`", str(len(runs)), interval(mean_accuracy([folder for folder, _ in runs]))]
+    members = len(runs[0][1]["recipe"].get("members", ()))
+    cells = [
+        f"`{name}`",
+        f"{members} members" if members else str(len(runs)),
+        interval(mean_accuracy([folder for folder, _ in runs])),
+    ]
     cells += [", ".join(f"{100 * m['PrivateTest']['accuracy']['value']:.1f}" for m in metrics)]
     cells += [mean("PrivateTest", headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
     cells += [f"{mean('PrivateTest clean', 'accuracy')} ({metrics[0]['PrivateTest clean']['n']:,})"]
     cells += [mean("PrivateTest flip TTA", "accuracy"), mean("PublicTest", "accuracy")]
-    cells += [" ".join(runs[0][1]["start"].values()) or "none"]
+    cells += [", ".join(outside(runs[0][1])) or "none"]
     cells += [f"{runs[0][1]['parameters']:,}", f"{np.mean([r['seconds']['training'] for _, r in runs]) / 60:.0f}"]
     cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in runs)]
     return f"| {' | '.join(cells)} |"

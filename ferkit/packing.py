@@ -11,12 +11,13 @@ from ferkit import DataError
 from ferkit.atomic import whole_file
 from ferkit.checkpoint import alone
 from ferkit.records import disagreements, measure, read_log, read_record
+from ferkit.weights import BEST
 
 LIMIT = 16_000_000  # bytes of an archive
 ENTRY = 500  # bytes that a file's name and place take in it, at most
 SMALL = 5_000_000  # bytes of weights that are worth their place
 RESULT = ("logits.npz", "log.csv", "record.json")  # what results/ holds of a run; the record comes last, as a promise
-STATE = ("best.safetensors", "last.pt")
+STATE = (BEST, "last.pt")
 FILES = ("recipe.json", *STATE, *RESULT)
 MEMBER = re.compile(rf"[A-Za-z0-9][\w.+=-]*/[A-Za-z0-9][\w.+=-]*/({'|'.join(map(re.escape, FILES))})")
 
@@ -29,7 +30,7 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     """
     finished = [folder for folder in folders if (folder / "record.json").exists()]
     parts = [(folder, ("recipe.json", *RESULT)) for folder in finished]
-    parts += [(folder, ("best.safetensors",)) for folder in finished if _size(folder, ("best.safetensors",)) <= SMALL]
+    parts += [(folder, (BEST,)) for folder in finished if _size(folder, (BEST,)) <= SMALL]
     parts += [(folder, ("recipe.json", "log.csv", *STATE)) for folder in folders if folder not in finished]
     left, left_out = limit - 1000, []
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:

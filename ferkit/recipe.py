@@ -43,7 +43,7 @@ class Recipe:
     class_weights: bool = False  # losses weighted by the inverse frequency of the class
     focal: float = 0.0  # exponent of the focal loss; 0: cross-entropy
     targets: str = "labels"
-    teacher: str = ""  # file with a teacher's logits on Training (losses.teacher_logits)
+    teacher: str = ""  # file with a teacher's logits on Training (losses.teacher_logits), as distillation.teach writes
     teacher_weight: float = 0.5  # its share of the loss
     temperature: float = 2.0  # at which the teacher is followed
     ema: float = 0.998  # decay a step of the averaged weights, which are the ones that are judged

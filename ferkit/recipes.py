@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ferkit.atomic import project_root
 from ferkit.recipe import Recipe
+from ferkit.weights import BEST
 
 KINDS = ("house", "paper", "cpu", "member", "study", "tune", "quick", "mini")
 NO_RESULT = ("member", "study", "tune", "quick", "mini")
@@ -170,7 +171,7 @@ def get_recipe(model: str, kind: str = "house", seed: int = 0, **changes) -> Rec
 
 def started_from(recipe: Recipe, weights: Path) -> Recipe:
     """The recipe named by where it starts: a file, or a run, whose seed is left out where it is the recipe's own."""
-    start = weights.parent.name if weights.name == "best.safetensors" else weights.stem
+    start = weights.parent.name if weights.name == BEST else weights.stem
     return replace(recipe, name=f"{recipe.name}+weights={start.removesuffix(f'-s{recipe.seed}')}")
 
 

@@ -6,19 +6,15 @@ A record holds what is needed to believe a number: the recipe, the code, the dat
 import csv
 import json
 import math
-import os
 import platform
-import subprocess
 import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ferkit import DataError, __version__
 from ferkit.atomic import project_root, whole_file
@@ -26,18 +22,18 @@ from ferkit.audit import BATCH_SIZES, batch_independence, clean_mask
 from ferkit.faces import Faces
 from ferkit.ferplus import LOOSE, is_ferplus, learnable, strict
 from ferkit.labels import UNLABELLED, USAGES
+from ferkit.machine import code_version, describe_machine, library_version, versions
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.parallel import joined, launch
 from ferkit.predict import VIEWS, logits, pick_device
 from ferkit.recipe import Recipe
 from ferkit.train import OutOfTime, State, file_start, fit, silent
-from ferkit.weights import load_weights
+from ferkit.weights import BEST, load_weights
 
 SCHEMA = 1
 JUDGED = ("PublicTest", "PrivateTest")
 SELECTED_BY = {"standard": "PublicTest accuracy", "with_public": "the last epoch"}  # by protocol
 SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, nats")  # of metrics.HEADLINES
-LIBRARIES = ("torch", "torchvision", "numpy", "timm")
 
 
 def run(
@@ -70,7 +66,7 @@ def run(
         state = fit(recipe, *splits, folder, **how)
         if team.is_first:
             if not (folder / "logits.npz").exists():
-                save_logits(folder, faces, device)
+                save_logits(folder / BEST, faces, folder / "logits.npz", device)
             engine = {"processes": max(processes, team.size), "compiled": compiled}
             write_record(folder, recipe, faces, state, device, engine)
         team.wait()
@@ -83,9 +79,9 @@ def _fit_in_time(recipe: Recipe, splits: tuple[Faces, Faces], folder: Path, how:
         fit(recipe, *splits, folder, **how)
 
 
-def save_logits(folder: Path, faces: Faces, device: str = "auto") -> None:
-    """logits.npz of the selected weights: a judged split's logits, flip-TTA logits (float16), labels, rows, clean."""
-    model, recipe, classes = load_weights(folder / "best.safetensors")
+def save_logits(weights: Path, faces: Faces, path: Path, device: str = "auto") -> None:
+    """logits.npz of saved weights: a judged split's logits, flip-TTA logits (float16), labels, rows, clean."""
+    model, recipe, classes = load_weights(weights)
     model, pool = model.to(pick_device(device)), taught(faces, recipe)
     arrays: dict[str, np.ndarray] = {"classes": np.array(classes)}
     for usage, split in judged(faces).items():
@@ -97,7 +93,12 @@ def save_logits(folder: Path, faces: Faces, device: str = "auto") -> None:
         arrays[f"{usage}_labels"] = split.labels.numpy().astype(np.int8)
         arrays[f"{usage}_rows"] = split.rows.numpy().astype(np.int32)
         arrays[f"{usage}_clean"] = clean_mask(split, pool).numpy()
-    with whole_file(folder / "logits.npz") as temporary, open(temporary, "wb") as file:
+    save_arrays(path, arrays)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Arrays as a compressed .npz, whole or not at all."""
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -122,11 +123,16 @@ def judged(faces: Faces) -> dict[str, Faces]:
     return splits
 
 
+def measured_splits(arrays: dict[str, np.ndarray]) -> list[str]:
+    """What a logits.npz has the labels of."""
+    return [name.removesuffix("_labels") for name in arrays if name.endswith("_labels")]
+
+
 def measure(folder: str | Path) -> dict:
     """Every metric of a run folder, from its logits.npz alone: {split, split clean, split flip TTA: metrics}."""
     arrays = load_logits(folder)
     classes, metrics = tuple(arrays["classes"].tolist()), {}
-    for usage in [name.removesuffix("_labels") for name in arrays if name.endswith("_labels")]:
+    for usage in measured_splits(arrays):
         values, labels, clean = (arrays[f"{usage}_{k}"] for k in ("logits", "labels", "clean"))
         metrics[usage] = evaluate(values, labels, classes)
         if clean.any():
@@ -138,16 +144,11 @@ def measure(folder: str | Path) -> dict:
 def write_record(
     folder: Path, recipe: Recipe, faces: Faces, state: State, device: str = "auto", engine: dict | None = None
 ) -> None:
-    """Write record.json of a run folder; FileExistsError when there is one: history is not overwritten.
+    """Write record.json of a trained run's folder, as save_record does.
 
     engine: the processes that trained its last part, and whether torch.compile did.
     """
-    if (folder / "record.json").exists():
-        raise FileExistsError(f"{folder / 'record.json'} exists, and records are not overwritten")
     record = {
-        "schema": SCHEMA,
-        "run": recipe.run_name,
-        "recipe": asdict(recipe),
         "code": state.sources,
         "data": {
             "name": faces.name,
@@ -161,23 +162,33 @@ def write_record(
         "batch_independence": certificate(folder, faces),
         "selected": {"by": SELECTED_BY[recipe.protocol]}
         | {"epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
-        "machine": describe_machine(device),
         "engine": engine or {"processes": 1, "compiled": False},
         "precision": {"used": state.precision, "milliseconds": state.timings},
         "seconds": {"training": round(state.seconds, 1), "processor": round(state.cpu_seconds, 1)},
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in LIBRARIES},
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "metrics": measure(folder),
     }
+    save_record(folder, recipe, record, device)
+
+
+def save_record(folder: Path, recipe, record: dict, device: str = "auto") -> None:
+    """Complete a record by what every run has (recipe, machine, versions, date, metrics) and write it.
+
+    recipe: a Recipe, or another frozen dataclass with name, model, seed and run_name. Raises FileExistsError when there
+    is a record: history is not overwritten.
+    """
+    if (folder / "record.json").exists():
+        raise FileExistsError(f"{folder / 'record.json'} exists, and records are not overwritten")
+    about = {"schema": SCHEMA, "run": recipe.run_name, "recipe": asdict(recipe)}
+    made = {"machine": describe_machine(device), "versions": versions()}
+    made["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with whole_file(folder / "record.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(json.dumps(about | record | made | {"metrics": measure(folder)}, indent=1) + "\n")
 
 
 def certificate(folder: Path, faces: Faces) -> float:
     """audit.batch_independence of a run's selected weights, on the first images of PublicTest; on the CPU."""
     images, n = faces.split("PublicTest").images, max(BATCH_SIZES)
     images = images.repeat(-(-n // len(images)), 1, 1)[:n]  # fewer are repeated
-    return batch_independence(load_weights(folder / "best.safetensors")[0], images)
+    return batch_independence(load_weights(folder / BEST)[0], images)
 
 
 def read_record(folder: str | Path) -> dict:
@@ -200,6 +211,14 @@ def disagreements(recorded: dict, measured: dict, path: str = "") -> list[str]:
     if isinstance(recorded, float) and isinstance(measured, float) and abs(recorded - measured) <= 2e-6:
         return []
     return [] if recorded == measured else [f"{path.lstrip('/')}: recorded {recorded}, measured {measured}"]
+
+
+def outside(record: dict) -> list[str]:
+    """What a run has learned from beside the training images and their own labels."""
+    if "outside" in record:  # an ensemble's
+        return record["outside"]
+    votes = record["recipe"].get("targets") == "votes" and record["data"]["name"] != "ferplus"
+    return [*record["start"].values(), *(["FER+ votes"] if votes else [])]
 
 
 def find_records(root: str | Path) -> list[tuple[Path, dict]]:
@@ -233,9 +252,10 @@ def read_log(folder: str | Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def load_logits(folder: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a run's logits.npz: <split>_logits, _logits_flip (n, C), _labels, _rows, _clean (n,), classes."""
-    path = Path(folder) / "logits.npz"
+def load_logits(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a run folder's logits.npz, or of such a file: <split>_logits, _logits_flip (n, C), _labels, _rows,
+    _clean (n,), classes."""
+    path = Path(path) if Path(path).suffix == ".npz" else Path(path) / "logits.npz"
     try:
         with np.load(path) as file:
             return dict(file)
@@ -252,7 +272,10 @@ def interval(headline: dict, scale: float = 100) -> str:
 
 def summary(record: dict) -> str:
     """A record's headlines as lines of text, each with its n and 95 % interval."""
-    chosen = f"weights of epoch {record['selected']['epoch']}, chosen by {record['selected']['by']}; 1 seed"
+    if n_members := len(record["recipe"].get("members", ())):
+        chosen = f"{record['recipe']['method']} of {n_members} members, chosen by {record['selected']['by']}"
+    else:
+        chosen = f"weights of epoch {record['selected']['epoch']}, chosen by {record['selected']['by']}; 1 seed"
     lines = [f"{record['run']} on {record['data']['name']}: {chosen}; in brackets 95 % intervals over the images"]
     width = max(map(len, record["metrics"])) + 1
     lines += [f"{'':<{width}}{'n':>6}" + "".join(f"  {title:<18}" for title in SUMMARY_TITLES)]
@@ -267,47 +290,6 @@ def environment(device: str = "auto") -> str:
     machine, code = describe_machine(device), code_version()
     commit = f"{code['commit'][:10]}{' (changed)' if code['dirty'] else ''}" if code["commit"] else "no checkout"
     return (
-        f"ferkit {__version__} at {commit}, Python {platform.python_version()}, torch {_version('torch')}, "
+        f"ferkit {__version__} at {commit}, Python {platform.python_version()}, torch {library_version('torch')}, "
         f"on {machine['device']} ({machine['name']}, {machine['threads']} threads)"
     )
-
-
-def code_version() -> dict:
-    """The commit of this package's checkout and whether its code differs from it.
-
-    A copy without git (on a machine that is lent) can be told its commit by $FERKIT_COMMIT; else None each.
-    """
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "."))}
-    except (OSError, subprocess.CalledProcessError):
-        commit = os.environ.get("FERKIT_COMMIT")
-        return {"commit": commit, "dirty": False if commit else None}
-
-
-def describe_machine(device: str = "auto") -> dict:
-    """Device, its name and the threads in use."""
-    where = pick_device(device)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else _processor()
-    return {"device": where.type, "name": name, "threads": torch.get_num_threads(), "system": platform.system()}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except ModuleNotFoundError:
-        return None

@@ -19,7 +19,7 @@ from ferkit.labels import UNLABELLED
 from ferkit.metrics import percentiles, resamples
 from ferkit.predict import logits, pick_device
 from ferkit.records import interval, judged
-from ferkit.weights import load_weights
+from ferkit.weights import BEST, load_weights
 
 FILE = "corrupted.npz"
 ARRAYS = ("predicted", "clean", "labels", "rows", "names", "severities", "classes")
@@ -50,7 +50,7 @@ def save_robustness(folder: str | Path, faces: Faces, device: str = "auto") -> N
     split = judged(faces)["PrivateTest"]
     if not len(split) or (split.labels == UNLABELLED).any():
         raise DataError(f"{faces.name} has no PrivateTest images with labels: nothing to measure against")
-    model, _, classes = load_weights(folder / "best.safetensors")
+    model, _, classes = load_weights(folder / BEST)
     if classes != faces.classes:
         raise DataError(f"{folder} tells {', '.join(classes)} apart; {faces.name} has {', '.join(faces.classes)}")
     predicted, clean = robustness(model.to(pick_device(device)), split)

@@ -25,9 +25,9 @@ from ferkit import DataError
 from ferkit.atomic import project_root, whole_file
 from ferkit.checkpoint import State, alone
 from ferkit.faces import Faces
+from ferkit.machine import code_version, describe_machine
 from ferkit.models import create_model
 from ferkit.recipe import Recipe
-from ferkit.records import code_version, describe_machine
 from ferkit.train import fit, silent
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

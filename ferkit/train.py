@@ -23,6 +23,7 @@ from ferkit.faces import Faces
 from ferkit.ferplus import learnable
 from ferkit.labels import UNLABELLED
 from ferkit.loop import Loop, key
+from ferkit.losses import teacher_file
 from ferkit.models import create_model
 from ferkit.models.pretrained import trunk_of
 from ferkit.parallel import Team, joined
@@ -30,7 +31,7 @@ from ferkit.precision import choose, fast_kernels
 from ferkit.predict import logits, pick_device
 from ferkit.recipe import Recipe
 from ferkit.schedule import cycles, is_over, make_optimizer
-from ferkit.weights import save_weights
+from ferkit.weights import BEST, save_weights
 
 
 class OutOfTime(Exception):
@@ -47,7 +48,7 @@ def fit(
     snapshot<n>.safetensors of each cycle where the recipe keeps them.
 
     training and public: labelled faces of those two splits (under the recipe's other protocol, training holds both).
-    `source` describes the code (records.code_version) and is kept with the state. `weights`: a file to start from
+    `source` describes the code (machine.code_version) and is kept with the state. `weights`: a file to start from
     (models.create_model's `pretrained`). `compiled`: by torch.compile. `deadline`, on time.monotonic's clock:
     OutOfTime when the next epoch would not end before it. `watch` is told of every epoch, which is saved by then, and
     may end the run by raising. `say` takes a line an epoch, as print does.
@@ -75,7 +76,7 @@ def fit(
         if going_on:
             state.restore(folder / "last.pt")
             if team.is_first and state.best_epoch == state.epoch - 1:  # killed between the state and its best weights?
-                save_weights(state.ema, folder / "best.safetensors", recipe, training.classes)
+                save_weights(state.ema, folder / BEST, recipe, training.classes)
         elif recipe.precision == "auto":
             precision, state.timings = team.from_first(choose(state.model, training, recipe, where))
             state.use(precision)
@@ -111,14 +112,14 @@ def _describe_start(model: nn.Module, recipe: Recipe, pretrained: bool | str | P
 def file_start(path: str | Path) -> dict[str, str]:
     """A file of weights as the record of a run that started from it names it: a run's own with the run."""
     path = Path(path)
-    name = f"{path.parent.name}/{path.name}" if path.name == "best.safetensors" else path.name
+    name = f"{path.parent.name}/{path.name}" if path.name == BEST else path.name
     with open(path, "rb") as file:
         return {"file": name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _identity(recipe: Recipe, training: Faces) -> str:
     """What a run is trained on: the faces' fingerprint, and its teacher's."""
-    return training.fingerprint + (f" {file_start(recipe.teacher)['sha256'][:16]}" if recipe.teacher else "")
+    return training.fingerprint + (f" {file_start(teacher_file(recipe))['sha256'][:16]}" if recipe.teacher else "")
 
 
 def silent(*_words, **_how) -> None:
@@ -195,7 +196,7 @@ def _save(state: State, recipe: Recipe, folder: Path, classes: tuple[str, ...], 
             save_weights(state.ema, folder / f"snapshot{n}.safetensors", recipe, classes)
         state.save(folder / "last.pt")
         if best:
-            save_weights(state.ema, folder / "best.safetensors", recipe, classes)
+            save_weights(state.ema, folder / BEST, recipe, classes)
     except (OSError, RuntimeError) as error:  # torch.save has RuntimeError for a full disk
         told = f"{folder}: epoch {state.epoch} could not be saved ({error})"
         raise OSError(f"{told}; make room, and the same call goes on from what was saved before") from error

@@ -14,6 +14,8 @@ from ferkit.models import create_model
 from ferkit.models.pretrained import load_exactly, read_weights
 from ferkit.recipe import Recipe
 
+BEST = "best.safetensors"  # the selected weights in a run folder
+
 
 def save_weights(model: nn.Module, path: Path, recipe: Recipe, classes: tuple[str, ...]) -> None:
     """Every tensor of the model, its recipe and its class names."""

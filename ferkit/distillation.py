@@ -1,0 +1,49 @@
+"""What an ensemble says of the training faces, for a network to learn from: each face by members that never saw it.
+
+A network's logits on what it has learned from are its memory of the labels; out of fold they are its judgement.
+"""
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ferkit import DataError
+from ferkit.faces import Faces
+from ferkit.predict import logits, pick_device
+from ferkit.records import save_arrays
+from ferkit.weights import BEST, load_weights
+
+
+def teach(folders: list[Path], faces: Faces, path: Path, device: str = "auto") -> float:
+    """Write a teacher's file (losses.teacher_logits): the log of the mean probabilities that runs give the training
+    faces of the fold which each left out (Recipe.fold); its accuracy on them.
+
+    Every recipe must be there with all of its folds. Raises DataError for weights that cannot be read or have other
+    classes, ValueError for runs without folds and folds without runs.
+    """
+    training, where = faces.split("Training"), pick_device(device)
+    total, count = torch.zeros(len(training), len(faces.classes), dtype=torch.float64), torch.zeros(len(training))
+    found = defaultdict(set)
+    for folder in folders:
+        model, recipe, classes = load_weights(Path(folder) / BEST)
+        if classes != faces.classes:
+            raise DataError(f"{folder} tells {', '.join(classes)} apart; {faces.name} has {', '.join(faces.classes)}")
+        if not recipe.fold:
+            raise ValueError(f"{folder} has learned from every training face; a teacher is made of runs with a fold")
+        unseen = training.rows % recipe.fold[1] == recipe.fold[0]
+        total[unseen] += logits(model.to(where), training.images[unseen]).double().softmax(1)
+        count[unseen] += 1
+        found[str(replace(recipe, name="", fold=())), recipe.fold[1]].add(recipe.fold[0])
+    lacking = [f"{n} folds, of which {sorted(set(range(n)) - folds)} lack" for (_, n), folds in found.items()
+               if len(folds) < n]  # fmt: skip
+    if lacking or not found:
+        raise ValueError(f"a teacher needs every fold of its recipes: {'; '.join(lacking) or 'no run was named'}")
+    mean = (total / count[:, None]).clamp_min(1e-6).log().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, names = training.rows.numpy().astype(np.int32), np.array(faces.classes)
+    save_arrays(path, {"Training_logits": mean.astype(np.float16), "Training_rows": rows, "classes": names,
+                       "runs": np.array([Path(folder).name for folder in folders])})  # fmt: skip
+    return float((mean.argmax(1) == training.labels.numpy()).mean())

@@ -1,0 +1,185 @@
+"""An ensemble as a run folder like any other: its recipe names its members, its record has their measure."""
+
+import hashlib
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ferkit import DataError
+from ferkit.ensemble import METHODS, Combination, get_method, nested
+from ferkit.faces import Faces
+from ferkit.machine import code_version
+from ferkit.members import Members, is_snapshot, load_members, weights_file
+from ferkit.records import (
+    certificate,
+    measured_splits,
+    outside,
+    read_record,
+    save_arrays,
+    save_logits,
+    save_record,
+)
+from ferkit.soups import SOUPS, soup
+from ferkit.weights import BEST
+
+AUTO = "auto"  # the method that expects most of new faces (ensemble.nested)
+
+
+@dataclass(frozen=True)
+class EnsembleRecipe:
+    """What decides an ensemble; members are paths relative to the folder above its own. Validated when made."""
+
+    name: str
+    method: str
+    members: tuple[str, ...]
+    tempered: bool = False
+    views: bool = False
+    seed: int = 0  # of bags and folds
+    model: str = "ensemble"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "members", tuple(self.members))
+        if self.method != AUTO and not self.soup:
+            get_method(self.method)
+
+    @property
+    def soup(self) -> str:
+        """Which of soups.SOUPS it is; empty for an ensemble of members that all judge."""
+        return next((name for name in SOUPS if self.method == f"{name}_soup"), "")
+
+    @property
+    def run_name(self) -> str:
+        return self.name
+
+
+def expectations(members: Members, tempered: bool = False, n_repeats: int = 5) -> dict[str, np.ndarray]:
+    """ensemble.nested's accuracies on PublicTest of every method: PrivateTest is not read."""
+    given = members.logits("PublicTest"), members.labels("PublicTest")
+    return {name: nested(get_method(name, tempered), *given, n_repeats) for name in METHODS}
+
+
+def choose(expected: dict[str, np.ndarray]) -> str:
+    """The first of METHODS, which stand from plain to intricate, that expects no less than the best by more than the
+    standard error of their difference."""
+    best = max(expected, key=lambda name: expected[name].mean())
+    for name in METHODS:
+        short = expected[best] - expected[name]
+        if short.mean() <= short.std(ddof=1) / len(short) ** 0.5:
+            return name
+    return best
+
+
+def ensemble(
+    paths: list[Path], folder: str | Path, method: str = AUTO, faces: Faces | None = None, *,
+    tempered: bool = False, views: bool = False, seed: int = 0, device: str = "auto",
+) -> dict:  # fmt: skip
+    """Combine measured runs into a run folder with logits.npz and record.json; the record.
+
+    method: of ensemble.METHODS; uniform_soup or greedy_soup (soups.soup), which need the faces; or auto, what
+    `choose` says. It is chosen, and everything is fitted, on PublicTest. A folder that has a record is only
+    read. Raises what load_members raises, ValueError for an unknown method, DataError for a folder of another ensemble.
+    """
+    folder, begin = Path(folder), time.perf_counter()
+    members = load_members(paths, views)
+    recipe = EnsembleRecipe(folder.name, method, _named(paths, folder), tempered, views, seed)
+    if (folder / "record.json").exists():
+        return _same(read_record(folder), recipe, members, folder)
+    chosen: dict = {"by": "PublicTest, on which it is fitted"}
+    if method == AUTO:
+        expected = expectations(members, tempered)
+        recipe = replace(recipe, method=choose(expected))
+        chosen = {"by": "PublicTest, on which it is chosen and fitted"}
+        chosen["expected"] = {name: round(float(values.mean()), 6) for name, values in expected.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = _facts(members) | {"members": _digests(members, recipe), "selected": chosen}
+    if recipe.soup:
+        facts |= _cook(members, recipe, faces, folder, device)
+    else:
+        combination = members.fit(recipe.method, tempered, seed)
+        save_arrays(folder / "logits.npz", combined(members, combination))
+        facts["weights"] = dict(zip(members.names, combination.weights.round(4).tolist(), strict=True))
+    facts["seconds"] = _seconds(members) | {"fitting": round(time.perf_counter() - begin, 1)}
+    save_record(folder, recipe, facts, device)
+    return read_record(folder)
+
+
+def _named(paths: list[Path], folder: Path) -> tuple[str, ...]:
+    return tuple(Path(os.path.relpath(path, folder.parent)).as_posix() for path in paths)
+
+
+def _same(record: dict, recipe: EnsembleRecipe, members: Members, folder: Path) -> dict:
+    """The record, where it is of that recipe and of members that are as they were; else DataError."""
+    found = record["recipe"]
+    wanted = asdict(recipe) | {"members": list(recipe.members)}  # as JSON has it
+    if recipe.method == AUTO:
+        wanted["method"] = found.get("method")
+    if found != wanted or record["members"] != _digests(members, recipe):
+        raise DataError(f"{folder} holds the record of another run, or its members changed; name another folder")
+    return record
+
+
+def _cook(members: Members, recipe: EnsembleRecipe, faces: Faces | None, folder: Path, device: str) -> dict:
+    """Write a soup's weights and logits; what its record says differently from other ensembles'."""
+    if faces is None or faces.fingerprint != members.records[0]["data"]["fingerprint"]:
+        raise DataError("a soup is measured anew: give the faces that its members were measured on, with --data")
+    if recipe.views or recipe.tempered:
+        raise ValueError("a soup is one network: it has neither views nor members' temperatures")
+    files = [weights_file(path) for path in members.paths]
+    inside = soup(files, faces, recipe.soup, folder / BEST, device)
+    save_logits(folder / BEST, faces, folder / "logits.npz", device)
+    share = {name: round((file in inside) / len(inside), 4) for name, file in zip(members.names, files, strict=True)}
+    return {
+        "parameters": members.records[0]["parameters"],
+        "batch_independence": certificate(folder, faces),
+        "weights": share,
+    }
+
+
+def combined(members: Members, combination: Combination) -> dict[str, np.ndarray]:
+    """The arrays of an ensemble's logits.npz."""
+    arrays: dict[str, np.ndarray] = {"classes": members.arrays["classes"]}
+    for usage in measured_splits(members.arrays):
+        arrays[f"{usage}_logits"] = combination(members.logits(usage)).astype(np.float16)
+        arrays[f"{usage}_logits_flip"] = combination(members.logits(usage, flip=True)).astype(np.float16)
+        arrays |= {f"{usage}_{key}": members.arrays[f"{usage}_{key}"] for key in ("labels", "rows", "clean")}
+    return arrays
+
+
+def _facts(members: Members) -> dict:
+    """What an ensemble's record takes from those of its members."""
+    records = members.records
+    return {
+        "code": [code_version()],
+        "data": records[0]["data"],
+        "parameters": sum(record["parameters"] for record in records),
+        "start": {},
+        "outside": sorted({source for record in records for source in outside(record)}),
+        "batch_independence": max(record["batch_independence"] for record in records),
+    }
+
+
+def _seconds(members: Members) -> dict[str, float]:
+    """Of training: a run's snapshots have been trained once."""
+    runs = {path.parent if is_snapshot(path) else path: record
+            for path, record in zip(members.paths, members.records, strict=True)}  # fmt: skip
+    return {
+        key: round(sum(record["seconds"].get(key, 0) for record in runs.values()), 1)
+        for key in ("training", "processor")
+    }
+
+
+def _digests(members: Members, recipe: EnsembleRecipe) -> dict[str, str]:
+    """16 hex digits of each member's logits."""
+    splits = [f"{usage}_{key}" for usage in measured_splits(members.arrays) for key in ("logits", "logits_flip")]
+    return {
+        name: hashlib.sha256(b"".join(members.arrays[key][i].tobytes() for key in splits)).hexdigest()[:16]
+        for i, name in enumerate(recipe.members)
+    }
+
+
+def member_paths(folder: Path, record: dict) -> list[Path]:
+    """Where the members of an ensemble's record are."""
+    return [Path(os.path.normpath(folder.parent / name)) for name in record["recipe"]["members"]]

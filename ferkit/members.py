@@ -1,0 +1,121 @@
+"""Members of an ensemble: runs, or snapshots of one, that were measured on the same faces."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ferkit import DataError
+from ferkit.audit import INDEPENDENT
+from ferkit.ensemble import Combination, get_method
+from ferkit.faces import Faces
+from ferkit.records import load_logits, measured_splits, read_record, save_logits
+from ferkit.weights import BEST
+
+
+@dataclass(frozen=True)
+class Members:
+    """What several runs said of the same faces; arrays as in logits.npz, logits and logits_flip stacked: (M, N, C)."""
+
+    paths: tuple[Path, ...]  # run folders, or <run folder>/snapshot<n>
+    records: tuple[dict, ...]
+    arrays: dict[str, np.ndarray]
+    views: bool  # every run judges a face and its mirror image, as a member each
+
+    def __len__(self) -> int:
+        return len(self.paths) * (1 + self.views)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.arrays["classes"].tolist())
+
+    @property
+    def names(self) -> list[str]:
+        """A name a member, in the order of the logits."""
+        own = [path.parent.name + "/" + path.name if is_snapshot(path) else path.name for path in self.paths]
+        return own + [f"{name}, mirrored" for name in own] if self.views else own
+
+    def logits(self, usage: str, flip: bool = False) -> np.ndarray:
+        """(M, N, C) float64 of a split; with `flip` those of flip-TTA."""
+        plain, both = (self.arrays[f"{usage}_{key}"].astype(np.float64) for key in ("logits", "logits_flip"))
+        if self.views:
+            return np.concatenate([plain, 2 * both - plain])
+        return both if flip else plain
+
+    def labels(self, usage: str) -> np.ndarray:
+        return self.arrays[f"{usage}_labels"].astype(int)
+
+    def fit(self, method: str, tempered: bool = False, seed: int = 0) -> Combination:
+        """A method of ensemble.METHODS, fitted on PublicTest."""
+        return get_method(method, tempered)(self.logits("PublicTest"), self.labels("PublicTest"), seed)
+
+
+def load_members(paths: list[Path], views: bool = False) -> Members:
+    """The runs of those folders (or snapshots) as members, from their records and logits.
+
+    Raises ValueError for no member or one named twice; DataError, naming the run, for what cannot be read, for another
+    label set, other faces or labels, logits that are not finite, a run that trained on PublicTest, and a model whose
+    logits depend on the rest of the batch.
+    """
+    paths = [Path(path) for path in paths]
+    if not paths:
+        raise ValueError("an ensemble needs members; name at least one run folder")
+    if twice := {str(path) for path in paths if [p.resolve() for p in paths].count(path.resolve()) > 1}:
+        raise ValueError(f"{', '.join(sorted(twice))}: named more than once; a member is in an ensemble once")
+    records = [read_record(path.parent if is_snapshot(path) else path) for path in paths]
+    each = [load_logits(path.with_suffix(".npz") if is_snapshot(path) else path) for path in paths]
+    for path, record, arrays in zip(paths, records, each, strict=True):
+        _check(path, record, arrays, paths[0], each[0])
+    shared, stacked = dict(each[0]), {}
+    for usage in measured_splits(each[0]):
+        shared[f"{usage}_clean"] = np.all([arrays[f"{usage}_clean"] for arrays in each], 0)
+        for key in ("logits", "logits_flip"):
+            stacked[f"{usage}_{key}"] = np.stack([arrays[f"{usage}_{key}"] for arrays in each])
+    return Members(tuple(paths), tuple(records), shared | stacked, views)
+
+
+def _check(path: Path, record: dict, arrays: dict, first_path: Path, first: dict) -> None:
+    ours, theirs = ([*a["classes"].tolist()] for a in (arrays, first))
+    if ours != theirs:
+        raise DataError(f"{path} tells {', '.join(ours)} apart, {first_path} {', '.join(theirs)}: no ensemble of both")
+    if record["recipe"].get("protocol", "standard") != "standard":
+        raise DataError(f"{path} was trained on PublicTest, by which an ensemble is fitted; leave it out")
+    value = record.get("batch_independence")
+    if value is None or value >= INDEPENDENT:
+        raise DataError(f"{path}: its logits depend on the rest of the batch, or nobody checked; leave it out")
+    if measured_splits(arrays) != measured_splits(first):
+        raise DataError(f"{path} was measured on {measured_splits(arrays)}, {first_path} on {measured_splits(first)}")
+    for usage in measured_splits(first):
+        for key, what in (("rows", "faces"), ("labels", "labels")):
+            if not np.array_equal(arrays[f"{usage}_{key}"], first[f"{usage}_{key}"]):
+                raise DataError(f"{path} and {first_path} have other {what} in {usage}: they do not belong together")
+        if n := int((~np.isfinite(arrays[f"{usage}_logits"])).any(1).sum()):
+            raise DataError(f"{path}: {n} images of {usage} have logits that are not finite; leave it out")
+
+
+def is_snapshot(path: Path) -> bool:
+    """Whether a member is a snapshot of a run, whose files are path.safetensors and path.npz."""
+    return path.name.startswith("snapshot") and not path.is_dir()
+
+
+def weights_file(path: Path) -> Path:
+    """Where the weights of a member are."""
+    return path.with_suffix(".safetensors") if is_snapshot(path) else path / BEST
+
+
+def snapshots(folder: Path, faces: Faces | None = None, device: str = "auto") -> list[Path]:
+    """The snapshots of a run as members, for load_members; measured on the faces where that was not done yet.
+
+    Raises DataError for a run without snapshots, or unmeasured ones without faces.
+    """
+    files = sorted(Path(folder).glob("snapshot*.safetensors"), key=lambda path: (len(path.name), path.name))
+    measured = sorted(Path(folder).glob("snapshot*.npz"), key=lambda path: (len(path.name), path.name))
+    paths = [path.with_suffix("") for path in files or measured]
+    if not paths:
+        raise DataError(f"{folder} has no snapshots; train with --set snapshots=True --set cycle=EPOCHS")
+    for path in paths:
+        if not path.with_suffix(".npz").exists():
+            if faces is None:
+                raise DataError(f"{path} is not measured yet; say on which faces with --data")
+            save_logits(path.with_suffix(".safetensors"), faces, path.with_suffix(".npz"), device)
+    return paths
