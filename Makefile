@@ -16,7 +16,7 @@ run: install ## execute the notebooks: make run [DATA=…/fer2013.csv] [PROFILE=
 	$(FERKIT) suite run --profile $(PROFILE) $(if $(FERKIT_DATA),--data "$(FERKIT_DATA)")
 
 test: install lint ## lint, then the tests; with FERKIT_DATA also on the real FER2013
-	OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 lint: install ## ruff: style and formatting
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -167,7 +167,7 @@ def _page_commands(commands) -> None:
     table = commands.add_parser("leaderboard", help="the results table, from records")
     table.add_argument("--root", default="results", help="folder of run folders (default: results)")
     table.add_argument(
-        "--write", metavar="FILE", help="put it and the claims between the markers of FILE; write ROOT/studies.md"
+        "--write", metavar="FILE", help="put it and the claims between the markers of FILE; write ROOT/*.md"
     )
     table.set_defaults(run=leaderboard)
 
@@ -390,17 +390,18 @@ def campaign_merge(arguments: argparse.Namespace) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
+    from ferkit import ensemble_study, studies
     from ferkit.atomic import whole_file
     from ferkit.claims import claims_table
     from ferkit.leaderboard import results_table, write_between_markers
-    from ferkit.studies import page
 
     table = results_table(arguments.root)
     if arguments.write:
         write_between_markers(Path(arguments.write), table)
         write_between_markers(Path(arguments.write), claims_table(), "claims")
-        with whole_file(Path(arguments.root) / "studies.md") as temporary:
-            temporary.write_text(page(Path(arguments.root)))
+        for name, page in (("studies.md", studies.page), ("ensembles.md", ensemble_study.page)):
+            with whole_file(Path(arguments.root) / name) as temporary:
+                temporary.write_text(page(Path(arguments.root)))
     else:
         print(table)
 

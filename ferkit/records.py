@@ -231,16 +231,21 @@ def run_folder(recipe: Recipe, faces: Faces) -> Path:
     return project_root() / "runs" / faces.name / recipe.run_name
 
 
+def place(name: str, faces: Faces) -> Path:
+    """The folder of the run of that name: below results/ where its record is committed, else below runs/."""
+    committed = project_root() / "results" / faces.name / name
+    return committed if (committed / "record.json").exists() else project_root() / "runs" / faces.name / name
+
+
 def obtain(recipe: Recipe, faces: Faces, device: str = "auto", weights: str | Path | None = None) -> Path:
     """The folder of that run: below results/ where its record is committed, else below runs/, trained if need be.
 
     Says a line where it trains, for notebooks that need many. Raises DataError where a committed record is of another
     recipe or other data, and what `run` raises.
     """
-    committed = project_root() / "results" / faces.name / recipe.run_name
-    folder = committed if (committed / "record.json").exists() else run_folder(recipe, faces)
-    there = (folder / "record.json").exists()
-    record = run(recipe, faces, folder, device, None if folder == committed else weights, say=silent)
+    folder = place(recipe.run_name, faces)
+    there, committed = (folder / "record.json").exists(), folder.is_relative_to(project_root() / "results")
+    record = run(recipe, faces, folder, device, None if committed else weights, say=silent)
     if not there:
         print(f"{recipe.run_name}: trained in {record['seconds']['training']:.0f} s")
     return folder

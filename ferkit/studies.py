@@ -10,6 +10,7 @@ from pathlib import Path
 from ferkit.comparison import compare, groups, table
 from ferkit.recipes import get_recipe
 
+TEACHER = "results/teachers/study.npz"
 START = "+weights=compact-study+policy=standard"  # what fine-tuning begins with: FER2013, eight epochs
 POLICIES = ("none", "flip", "shift", "erase", "mixup", "cutmix", "standard", "heavy")
 MORE_POLICIES = ("rotate", "photometric", "vertical", "emonext", "vgg_fer", "residual_masking")
@@ -23,6 +24,27 @@ TUNING = {  # ways to learn FER+ from a network that knows FER2013: changes of t
     "last stage and head": {"new_head": True, "free": ((0, 4),)},
     "head only": {"new_head": True, "free": ((0, 1),)},
 }
+
+
+# Members of ensembles: a model, its kind of recipe, a seed and changes. Those on FER2013 were listed before they ran.
+MEMBERS = (
+    *(("compact", "house", seed, {}) for seed in range(4)),
+    ("patt_lite", "cpu", 0, {}),
+    *(("compact", "member", 0, {"policy": policy})
+      for policy in ("light", "standard", "light+mixup=0.2", "light+erase=0.5")),
+    ("compact", "member", 1, {"targets": "votes"}),
+    ("compact", "member", 2, {"class_weights": True}),
+    ("compact", "member", 3, {"options": {"width": 40, "depths": (1, 2, 2)}}),
+    ("compact", "member", 4, {"schedule": "cosine", "lr": 0.1, "warmup": 0.0}),
+)  # fmt: skip
+MINI_MEMBERS = (
+    *(("compact", "mini", seed, {}) for seed in range(2)),
+    ("compact", "mini", 2, {"policy": "mixup"}),
+    ("compact", "mini", 3, {"policy": "shift"}),
+    ("compact", "mini", 4, {"options": {"width": 12}}),
+    ("resnet18_fer", "mini", 5, {}),
+)
+CYCLES = {"schedule": "cosine", "lr": 0.1, "warmup": 0.0, "cycle": 6.0, "snapshots": True}  # of a member
 
 
 @dataclass(frozen=True)
@@ -42,6 +64,14 @@ def _augmentation(model: str, budget: str, policies: tuple[str, ...] = POLICIES)
     told = f"{model}, {budget}; every policy but `none` mirrors half of the faces"
     names = {policy: f"{model}-study+policy={policy}" for policy in policies}
     return Study(f"Augmentation of {model}", "policy", told, "fer2013", names, "flip")
+
+
+def _distillation(what: str, changes: dict) -> Study:
+    alone = get_recipe("compact", "study", policy="flip", **changes).name
+    taught = get_recipe("compact", "study", policy="flip", **changes, teacher=TEACHER).name
+    told = f"{what}, 8 epochs at 32 pixels; the teacher is three compacts (flip, mixup, shift), out of fold"
+    names = {"labels": alone, "labels and a teacher": taught}
+    return Study(f"Distillation into {what}", "learns from", told, "fer2013", names, "labels")
 
 
 STUDIES = (
@@ -81,6 +111,8 @@ STUDIES = (
         {"Training": f"compact-tune{START}", "Training and PublicTest": f"compact-tune+protocol=with_public{START}"},
         "Training",
     ),
+    _distillation("compact", {}),
+    _distillation("compact of width 8", {"options": {"width": 8}}),
     Study(
         "The best recipe of the search", "recipe", "compact, 5 epochs at 32 pixels", "fer2013",
         {"as it was": "compact-study+stages=5_32", "best of study `cpu`": "compact-study+stages=5_32+study=cpu"},

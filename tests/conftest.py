@@ -12,8 +12,11 @@ from ferkit.labels import CLASSES, USAGES, VOTES
 
 
 def pytest_collection_modifyitems(items):
-    """The notebooks first: they take the longest, and the rest runs beside them (pytest -n)."""
+    """The notebooks first, each on its own; of what follows a file is one process's (pytest -n --dist loadgroup)."""
     items.sort(key=lambda item: "embedded_notebooks" not in item.nodeid)
+    for item in items:
+        if "embedded_notebooks" not in item.nodeid:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, leaderboard, records, synthetic
+from ferkit import DataError, ensemble_study, leaderboard, records, synthetic
 from ferkit.cli import main
 from ferkit.distillation import teach
 from ferkit.ensemble import METHODS
@@ -202,3 +202,13 @@ def test_a_teacher_has_not_seen_what_it_judges(faces, tmp_path):
     assert accuracy == pytest.approx((found.argmax(1) == training.labels).float().mean().item(), abs=0.02)
     with pytest.raises(ValueError, match=r"every fold of its recipes: 2 folds, of which \[1\] lack"):
         teach(folders[:1], faces, path)
+
+
+def test_the_table_of_methods_says_what_was_chosen(runs):
+    record = ensemble([runs / "a", runs / "b", runs / "cycles"], runs / "results" / "three", "auto")
+    text = ensemble_study.page(runs / "results")
+    chosen, accuracy = record["recipe"]["method"], record["metrics"]["PrivateTest"]["accuracy"]
+    row = next(line for line in text.splitlines() if line.startswith(f"| **{chosen.replace('_', ' ')}** |"))
+    assert f"| {100 * accuracy['value']:.1f} ({100 * accuracy['low']:.1f}–{100 * accuracy['high']:.1f}) |" in row
+    assert f"| {100 * record['selected']['expected'][chosen]:.1f} |" in row
+    assert text.count("\n| `") == 3 and text.count("| baseline |") == 1

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from ferkit import campaign, leaderboard, records, robustness, studies
+from ferkit import campaign, ensemble_study, leaderboard, records, robustness, studies
 from ferkit.claims import claims_table
 
 ROOT = records.project_root()
@@ -22,8 +22,9 @@ def test_the_tables_in_readme_are_what_the_records_and_claims_give(name, monkeyp
     assert table == (leaderboard.results_table("results") if name == "results" else claims_table()), "run `make table`"
 
 
-def test_the_page_of_studies_is_what_the_records_give():
-    assert (ROOT / "results" / "studies.md").read_text() == studies.page(ROOT / "results"), "run `make table`"
+def test_the_pages_of_results_are_what_the_records_give():
+    for name, page in (("studies.md", studies.page), ("ensembles.md", ensemble_study.page)):
+        assert (ROOT / "results" / name).read_text() == page(ROOT / "results"), "run `make table`"
 
 
 def test_every_study_is_in_the_campaign():
