@@ -1,5 +1,7 @@
 """Figures of ensembles: how members differ, what more of them bring and cost, how sure they are."""
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn import metrics as sk
@@ -34,20 +36,22 @@ def member_pairs(tables: dict[str, np.ndarray], names: list[str], title: str) ->
     return figure
 
 
-def by_size(curve: list[np.ndarray], gflops: float, n: int, title: str) -> Figure:
-    """diversity.by_size: the mean over drawn ensembles and their range, against members and their mean cost each."""
+def by_size(curve: list[np.ndarray], costs: dict[str, float], n: int, title: str) -> Figure:
+    """diversity.by_size: the mean over drawn ensembles and their range, against members and, above, against what they
+    cost: {unit: a member's mean}."""
     sizes = np.arange(1, len(curve) + 1)
     mean, low, high = (100 * np.array([f(values) for values in curve]) for f in (np.mean, np.min, np.max))
-    figure, axes = new_figure(size=(7, 3.6))
+    figure, axes = new_figure(size=(7, 3.6 + 0.3 * len(costs)))
     axes = axes[0, 0]
     axes.fill_between(sizes, low, high, alpha=0.2, label="range over draws")
     axes.plot(sizes, mean, marker="o", label="mean over draws")
     axes.set(xlabel="members, drawn at random", ylabel=f"accuracy, %, n {n:,}")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    cost = axes.secondary_xaxis("top", functions=(lambda x: x * gflops, lambda x: x / gflops))
-    cost.set_xlabel("GFLOPs a face")
+    for i, (unit, one) in enumerate(costs.items()):
+        above = axes.secondary_xaxis(1 + 0.2 * i, functions=(partial(np.multiply, one), partial(np.multiply, 1 / one)))
+        above.set_xlabel(unit)
     axes.legend(loc="lower right")
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -180,6 +180,11 @@ def _digests(members: Members, recipe: EnsembleRecipe) -> dict[str, str]:
     }
 
 
+def judges_by_members(record: dict) -> bool:
+    """Whether it is of an ensemble whose members all judge; a soup is one network."""
+    return "members" in record["recipe"] and not EnsembleRecipe(**record["recipe"]).soup
+
+
 def member_paths(folder: Path, record: dict) -> list[Path]:
     """Where the members of an ensemble's record are."""
     return [Path(os.path.normpath(folder.parent / name)) for name in record["recipe"]["members"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ferkit.ensemble import METHODS, get_method, log_loss
-from ferkit.ensemble_run import member_paths
+from ferkit.ensemble_run import judges_by_members, member_paths
 from ferkit.members import Members, load_members
 from ferkit.metrics import holm, paired_difference, percentiles, resamples
 from ferkit.records import find_records
@@ -96,7 +96,7 @@ def page(root: Path) -> str:
     ]
     for folder, record in find_records(root):
         recipe = record["recipe"]
-        if "members" not in recipe or record["recipe"]["method"].endswith("_soup"):
+        if not judges_by_members(record):
             continue
         members = load_members(member_paths(folder, record), recipe["views"])
         rows = compare_methods(members, record["selected"].get("expected"), tempered=recipe["tempered"],

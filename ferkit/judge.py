@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ferkit import DataError
 from ferkit.ensemble import Combination
-from ferkit.ensemble_run import EnsembleRecipe, member_paths
+from ferkit.ensemble_run import EnsembleRecipe, judges_by_members, member_paths
 from ferkit.members import load_members, weights_file
 from ferkit.predict import logits, pick_device
 from ferkit.records import read_record
@@ -50,7 +50,7 @@ def load_judge(folder: str | Path, device: str = "auto") -> Judge:
         model, _, classes = load_weights(folder / BEST)
         return Judge((model.to(where),), classes)
     record = read_record(folder)
-    if "members" not in record["recipe"]:
+    if not judges_by_members(record):
         raise DataError(f"{folder} has no {BEST}: its weights were not kept; train it again to predict")
     paths = member_paths(folder, record)
     files = [weights_file(path) for path in paths]

@@ -112,6 +112,9 @@ def test_a_soup_is_one_network(runs, faces, method):
     assert record["parameters"] == records.read_record(runs / "cycles")["parameters"]
     assert sum(record["weights"].values()) == pytest.approx(1, abs=1e-3)
     assert load_judge(runs / "soup").combination is None
+    (runs / "soup" / "best.safetensors").unlink()
+    with pytest.raises(DataError, match="its weights were not kept"):
+        load_judge(runs / "soup")
     with pytest.raises(DataError, match="give the faces"):
         ensemble(snapshots(runs / "cycles"), runs / "other", method)
 

@@ -4,14 +4,17 @@ import json
 import re
 import subprocess
 
+import numpy as np
 import pytest
 
-from ferkit import campaign, ensemble_study, leaderboard, records, robustness, studies
+from ferkit import campaign, ensemble_run, ensemble_study, leaderboard, records, robustness, studies
 from ferkit.claims import claims_table
+from ferkit.members import load_members
 
 ROOT = records.project_root()
 README = (ROOT / "README.md").read_text()
 RESULTS = records.find_records(ROOT / "results")
+ENSEMBLES = [(folder, record) for folder, record in RESULTS if ensemble_run.judges_by_members(record)]
 
 
 @pytest.mark.parametrize("name", ["results", "claims"])
@@ -37,6 +40,17 @@ def test_every_study_is_in_the_campaign():
 def test_committed_records_are_what_their_logits_give(folder, record):
     assert record["data"]["official"] and all(code["dirty"] is False for code in record["code"])
     assert records.disagreements(record["metrics"], records.measure(folder)) == []
+
+
+@pytest.mark.parametrize("folder, record", ENSEMBLES, ids=lambda value: getattr(value, "name", ""))
+def test_committed_ensembles_are_what_their_members_give(folder, record):
+    paths, recipe = ensemble_run.member_paths(folder, record), ensemble_run.EnsembleRecipe(**record["recipe"])
+    members = load_members(paths, recipe.views)
+    wanted = ensemble_run.combined(members, members.fit(recipe.method, recipe.tempered, recipe.seed))
+    found = records.load_logits(folder)
+    for key in found:
+        exact = not key.endswith(("logits", "logits_flip"))
+        assert (found[key] == wanted[key]).all() if exact else np.abs(found[key] - wanted[key]).max() < 0.02, key
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "results").rglob(robustness.FILE)), ids=lambda file: file.parent.name)
