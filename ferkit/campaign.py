@@ -18,7 +18,7 @@ from ferkit.jobs import run as run_commands
 from ferkit.predict import pick_device
 from ferkit.recipe import Recipe
 from ferkit.recipes import get_recipe, started_from
-from ferkit.records import read_log, read_record
+from ferkit.records import is_of, read_log, read_record
 from ferkit.weights import BEST
 
 MACHINES = ("gpu", "t4", "cpu")  # one data-centre GPU, Kaggle's two T4s, two CPU cores
@@ -119,7 +119,7 @@ def find_record(job: Job, root: Path) -> dict | None:
     for place in ("results", "runs"):
         if (root / place / job.name / "record.json").exists():
             record = read_record(root / place / job.name)
-            if Recipe(**record["recipe"]) != job.recipe:
+            if not is_of(record, job.recipe):
                 raise DataError(f"{place}/{job.name} holds the record of another recipe; rename one of them")
             return record
     return None

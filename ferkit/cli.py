@@ -397,11 +397,13 @@ def leaderboard(arguments: argparse.Namespace) -> None:
 
     table = results_table(arguments.root)
     if arguments.write:
+        root = Path(arguments.root)
+        pages = {"studies.md": studies.page(root), "ensembles.md": ensemble_study.page(root)}
         write_between_markers(Path(arguments.write), table)
         write_between_markers(Path(arguments.write), claims_table(), "claims")
-        for name, page in (("studies.md", studies.page), ("ensembles.md", ensemble_study.page)):
-            with whole_file(Path(arguments.root) / name) as temporary:
-                temporary.write_text(page(Path(arguments.root)))
+        for name, text in pages.items():
+            with whole_file(root / name) as temporary:
+                temporary.write_text(text)
     else:
         print(table)
 

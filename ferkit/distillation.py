@@ -1,6 +1,7 @@
 """What an ensemble says of the training faces, for a network to learn from: each face by members that never saw it.
 
-A network's logits on what it has learned from are its memory of the labels; out of fold they are its judgement.
+A network's logits on what it has learned from are its memory of the labels; out of fold they are its judgement, up to
+the near copies that FER2013 has across folds.
 """
 
 from collections import defaultdict
@@ -13,7 +14,8 @@ import torch
 from ferkit import DataError
 from ferkit.faces import Faces
 from ferkit.predict import logits, pick_device
-from ferkit.records import save_arrays
+from ferkit.recipe import Recipe
+from ferkit.records import outside, read_record, save_arrays
 from ferkit.weights import BEST, load_weights
 
 
@@ -21,23 +23,29 @@ def teach(folders: list[Path], faces: Faces, path: Path, device: str = "auto") -
     """Write a teacher's file (losses.teacher_logits): the log of the mean probabilities that runs give the training
     faces of the fold which each left out (Recipe.fold); its accuracy on them.
 
-    Every recipe must be there with all of its folds. Raises DataError for weights that cannot be read or have other
-    classes, ValueError for runs without folds and folds without runs.
+    Every recipe must be there with all of its folds, trained from random weights to its end. Raises DataError for a
+    file that exists, a run that cannot be read, is of other data or may have seen its fold; ValueError for runs without
+    folds, folds without runs, and a run named twice.
     """
     training, where = faces.split("Training"), pick_device(device)
     total, count = torch.zeros(len(training), len(faces.classes), dtype=torch.float64), torch.zeros(len(training))
     found = defaultdict(set)
+    if path.exists():
+        raise DataError(f"{path} exists, and students name it; write another file")
+    if len({Path(folder).resolve() for folder in folders}) < len(folders):
+        raise ValueError("a run is named more than once; a teacher counts each once")
     for folder in folders:
         model, recipe, classes = load_weights(Path(folder) / BEST)
         if classes != faces.classes:
             raise DataError(f"{folder} tells {', '.join(classes)} apart; {faces.name} has {', '.join(faces.classes)}")
         if not recipe.fold:
             raise ValueError(f"{folder} has learned from every training face; a teacher is made of runs with a fold")
+        _check(folder, recipe, read_record(folder), faces)
         unseen = training.rows % recipe.fold[1] == recipe.fold[0]
         total[unseen] += logits(model.to(where), training.images[unseen]).double().softmax(1)
         count[unseen] += 1
         found[str(replace(recipe, name="", fold=())), recipe.fold[1]].add(recipe.fold[0])
-    lacking = [f"{n} folds, of which {sorted(set(range(n)) - folds)} lack" for (_, n), folds in found.items()
+    lacking = [f"{n} folds, of which {sorted(set(range(n)) - folds)} are missing" for (_, n), folds in found.items()
                if len(folds) < n]  # fmt: skip
     if lacking or not found:
         raise ValueError(f"a teacher needs every fold of its recipes: {'; '.join(lacking) or 'no run was named'}")
@@ -47,3 +55,11 @@ def teach(folders: list[Path], faces: Faces, path: Path, device: str = "auto") -
     save_arrays(path, {"Training_logits": mean.astype(np.float16), "Training_rows": rows, "classes": names,
                        "runs": np.array([Path(folder).name for folder in folders])})  # fmt: skip
     return float((mean.argmax(1) == training.labels.numpy()).mean())
+
+
+def _check(folder: Path, recipe: Recipe, record: dict, faces: Faces) -> None:
+    """DataError for a run that may have seen its own fold, or learned from more than labels."""
+    if record["data"]["fingerprint"] != faces.fingerprint:
+        raise DataError(f"{folder} was trained on {record['data']['name']}, other data than these {faces.name}")
+    if recipe.protocol != "standard" or record["start"] or outside(record):
+        raise DataError(f"{folder} began with weights, or learned from more than the labels of Training; leave it out")

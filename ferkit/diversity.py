@@ -1,6 +1,8 @@
 """How differently members err, what each adds, and what more of them cost (Kuncheva and Whitaker 2003)."""
 
 import time
+from itertools import combinations
+from math import comb
 
 import numpy as np
 from torch import Tensor
@@ -43,21 +45,23 @@ def error_overlap(hits: np.ndarray) -> np.ndarray:
 
 
 def by_size(logits: np.ndarray, labels: np.ndarray, n_draws: int = 30, seed: int = 0) -> list[np.ndarray]:
-    """Accuracies of the mean of probabilities of m random members, m = 1 … M: (n_draws,) each, fewer where there are
-    not so many choices. Nothing is chosen."""
+    """Accuracies of the mean of probabilities of m random members, m = 1 … M: of n_draws ensembles each, or of all that
+    there are where they are fewer. Nothing is chosen."""
     p, rng, curve = softmax(logits), np.random.default_rng(seed), []
     for size in range(1, len(p) + 1):
-        drawn = {tuple(sorted(rng.permutation(len(p))[:size].tolist())) for _ in range(n_draws)}
+        drawn = set(combinations(range(len(p)), size)) if comb(len(p), size) <= n_draws else set()
+        while len(drawn) < min(n_draws, comb(len(p), size)):
+            drawn.add(tuple(sorted(rng.permutation(len(p))[:size].tolist())))
         curve.append(np.array([(p[list(some)].mean(0).argmax(1) == labels).mean() for some in sorted(drawn)]))
     return curve
 
 
-def costs(recipes: list[dict], images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def costs(recipes: list[dict], n_classes: int, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """GFLOPs and milliseconds (M,) a face that each recipe's network takes; the time is of this CPU now, the better of
     two passes over uint8 images (N, H, W)."""
     gflops, milliseconds = [], []
     for recipe in recipes:
-        model, seconds = create_model(recipe["model"], **recipe["options"]), []
+        model, seconds = create_model(recipe["model"], n_classes, **recipe["options"]), []
         gflops.append(cost(model)[1])
         for _ in range(2):
             begin = time.perf_counter()

@@ -13,7 +13,7 @@ from ferkit.metrics import log_softmax, softmax
 
 TIE = 0.49  # of the mean probability beside whole and half points: it decides ties and nothing else
 RIDGE = 0.01  # pull of class_weights towards equal shares, in nats
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)  # of stacking: scikit-learn's C
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)  # of stacking, as scikit-learn's C: the larger, the weaker
 N_BAGS, N_ROUNDS = 20, 30  # of greedy selection
 
 
@@ -172,13 +172,14 @@ METHODS: dict[str, Fit] = {
     "greedy_selection": greedy_selection,
     "stacking": stacking,
 }
+ALIASES = {"geometric_mean": "mean_logits"}
 
 
 def get_method(name: str, tempered: bool = False) -> Fit:
     """The method of that name, `tempered` if wanted; "geometric_mean" is mean_logits. ValueError lists the choices."""
-    fit = METHODS.get({"geometric_mean": "mean_logits"}.get(name, name))
+    fit = METHODS.get(ALIASES.get(name, name))
     if fit is None:
-        raise ValueError(f"unknown ensemble method {name!r}; choose from {[*METHODS, 'geometric_mean']}")
+        raise ValueError(f"unknown ensemble method {name!r}; choose from {[*METHODS, *ALIASES]}")
     return partial(_fit_tempered, fit) if tempered else fit
 
 
@@ -209,7 +210,8 @@ def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 def nested(fit: Fit, logits: np.ndarray, labels: np.ndarray, n_repeats: int = 5, seed: int = 0) -> np.ndarray:
     """Accuracies (2 n_repeats,) of what is fitted on one half of the faces and judged on the other, in both directions.
 
-    Halves are stratified and drawn anew each time. Their mean is what a method may expect of new faces: choose by it.
+    Halves are stratified and drawn anew each time. Their mean is what a method may expect of new faces, flattered only
+    by the members themselves, whose epochs were chosen on the same faces: choose a method by it.
     """
     from sklearn.model_selection import RepeatedStratifiedKFold
 

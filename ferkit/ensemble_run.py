@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ferkit import DataError
-from ferkit.ensemble import METHODS, Combination, get_method, nested
+from ferkit.ensemble import ALIASES, METHODS, Combination, get_method, nested
 from ferkit.faces import Faces
 from ferkit.machine import code_version
 from ferkit.members import Members, is_snapshot, load_members, weights_file
@@ -42,8 +42,10 @@ class EnsembleRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "members", tuple(self.members))
-        if self.method != AUTO and not self.soup:
-            get_method(self.method)
+        object.__setattr__(self, "method", ALIASES.get(self.method, self.method))
+        if self.method not in METHODS and self.method != AUTO and not self.soup:
+            choices = [AUTO, *METHODS, *ALIASES, *(f"{name}_soup" for name in SOUPS)]
+            raise ValueError(f"unknown ensemble method {self.method!r}; choose from {choices}")
 
     @property
     def soup(self) -> str:
@@ -55,19 +57,19 @@ class EnsembleRecipe:
         return self.name
 
 
-def expectations(members: Members, tempered: bool = False, n_repeats: int = 5) -> dict[str, np.ndarray]:
+def expectations(members: Members, tempered: bool = False, n_repeats: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
     """ensemble.nested's accuracies on PublicTest of every method: PrivateTest is not read."""
     given = members.logits("PublicTest"), members.labels("PublicTest")
-    return {name: nested(get_method(name, tempered), *given, n_repeats) for name in METHODS}
+    return {name: nested(get_method(name, tempered), *given, n_repeats, seed) for name in METHODS}
 
 
 def choose(expected: dict[str, np.ndarray]) -> str:
     """The first of METHODS, which stand from plain to intricate, that expects no less than the best by more than the
-    standard error of their difference."""
+    standard error of their difference; halves overlap, for which it is corrected (Nadeau and Bengio 2003)."""
     best = max(expected, key=lambda name: expected[name].mean())
     for name in METHODS:
         short = expected[best] - expected[name]
-        if short.mean() <= short.std(ddof=1) / len(short) ** 0.5:
+        if short.mean() <= short.std(ddof=1) * (1 / len(short) + 1) ** 0.5:
             return name
     return best
 
@@ -87,14 +89,17 @@ def ensemble(
     recipe = EnsembleRecipe(folder.name, method, _named(paths, folder), tempered, views, seed)
     if (folder / "record.json").exists():
         return _same(read_record(folder), recipe, members, folder)
-    chosen: dict = {"by": "PublicTest, on which it is fitted"}
+    _check_free(folder)
+    if recipe.soup:
+        _check_soup(members, recipe, faces)
+    chosen: dict = {"by": "its method was named; what it fits is fitted on PublicTest"}
     if method == AUTO:
-        expected = expectations(members, tempered)
+        expected = expectations(members, tempered, seed=seed)
         recipe = replace(recipe, method=choose(expected))
-        chosen = {"by": "PublicTest, on which it is chosen and fitted"}
+        chosen = {"by": "its method was chosen, and fitted, on PublicTest"}
         chosen["expected"] = {name: round(float(values.mean()), 6) for name, values in expected.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    facts = _facts(members) | {"members": _digests(members, recipe), "selected": chosen}
+    facts = _facts(members) | {"members": digests(members, recipe), "selected": chosen}
     if recipe.soup:
         facts |= _cook(members, recipe, faces, folder, device)
     else:
@@ -114,19 +119,31 @@ def _same(record: dict, recipe: EnsembleRecipe, members: Members, folder: Path) 
     """The record, where it is of that recipe and of members that are as they were; else DataError."""
     found = record["recipe"]
     wanted = asdict(recipe) | {"members": list(recipe.members)}  # as JSON has it
-    if recipe.method == AUTO:
+    if recipe.method == AUTO and "expected" in record["selected"]:
         wanted["method"] = found.get("method")
-    if found != wanted or record["members"] != _digests(members, recipe):
+    if found != wanted or record["members"] != digests(members, recipe):
         raise DataError(f"{folder} holds the record of another run, or its members changed; name another folder")
     return record
 
 
-def _cook(members: Members, recipe: EnsembleRecipe, faces: Faces | None, folder: Path, device: str) -> dict:
-    """Write a soup's weights and logits; what its record says differently from other ensembles'."""
+def _check_free(folder: Path) -> None:
+    """DataError for the folder of a run that is not finished, whose files would be mixed up with an ensemble's."""
+    if found := [name for name in ("recipe.json", "last.pt", BEST, "logits.npz") if (folder / name).exists()]:
+        raise DataError(f"{folder} holds {found[0]} of a run without a record; name another folder or delete this one")
+
+
+def _check_soup(members: Members, recipe: EnsembleRecipe, faces: Faces | None) -> None:
+    """ValueError or DataError for a soup that cannot be cooked or measured."""
     if faces is None or faces.fingerprint != members.records[0]["data"]["fingerprint"]:
         raise DataError("a soup is measured anew: give the faces that its members were measured on, with --data")
     if recipe.views or recipe.tempered:
         raise ValueError("a soup is one network: it has neither views nor members' temperatures")
+    if missing := [str(file) for file in map(weights_file, members.paths) if not file.exists()]:
+        raise DataError(f"a soup is made of weights; not there: {', '.join(missing)}")
+
+
+def _cook(members: Members, recipe: EnsembleRecipe, faces: Faces, folder: Path, device: str) -> dict:
+    """Write a soup's weights and logits; what its record says differently from other ensembles'."""
     files = [weights_file(path) for path in members.paths]
     inside = soup(files, faces, recipe.soup, folder / BEST, device)
     save_logits(folder / BEST, faces, folder / "logits.npz", device)
@@ -139,11 +156,11 @@ def _cook(members: Members, recipe: EnsembleRecipe, faces: Faces | None, folder:
 
 
 def combined(members: Members, combination: Combination) -> dict[str, np.ndarray]:
-    """The arrays of an ensemble's logits.npz."""
+    """The arrays of an ensemble's logits.npz; in float32, since votes lie close to ties."""
     arrays: dict[str, np.ndarray] = {"classes": members.arrays["classes"]}
     for usage in measured_splits(members.arrays):
-        arrays[f"{usage}_logits"] = combination(members.logits(usage)).astype(np.float16)
-        arrays[f"{usage}_logits_flip"] = combination(members.logits(usage, flip=True)).astype(np.float16)
+        arrays[f"{usage}_logits"] = combination(members.logits(usage)).astype(np.float32)
+        arrays[f"{usage}_logits_flip"] = combination(members.logits(usage, flip=True)).astype(np.float32)
         arrays |= {f"{usage}_{key}": members.arrays[f"{usage}_{key}"] for key in ("labels", "rows", "clean")}
     return arrays
 
@@ -171,7 +188,7 @@ def _seconds(members: Members) -> dict[str, float]:
     }
 
 
-def _digests(members: Members, recipe: EnsembleRecipe) -> dict[str, str]:
+def digests(members: Members, recipe: EnsembleRecipe) -> dict[str, str]:
     """16 hex digits of each member's logits."""
     splits = [f"{usage}_{key}" for usage in measured_splits(members.arrays) for key in ("logits", "logits_flip")]
     return {

@@ -9,7 +9,7 @@ import numpy as np
 from ferkit.ensemble import METHODS, get_method, log_loss
 from ferkit.ensemble_run import judges_by_members, member_paths
 from ferkit.members import Members, load_members
-from ferkit.metrics import holm, paired_difference, percentiles, resamples
+from ferkit.metrics import holm, mean_accuracy, paired_difference
 from ferkit.records import find_records
 
 BASELINE = "best_member"
@@ -50,8 +50,7 @@ def compare_methods(
     adjusted = dict(zip(others, holm([differences[name]["p"] for name in others]), strict=True))
     rows = []
     for name, (seen, loss, oracle) in found.items():
-        low, high = percentiles(np.concatenate([hits[name][drawn].mean(1) for drawn in resamples(y_private)]))
-        measured = {"value": float(hits[name].mean()), "low": low, "high": high}
+        measured = mean_accuracy(hits[name][None], y_private)
         rows.append(MethodRow(name, (expected or {}).get(name, np.nan), seen, measured, loss, oracle,
                               differences.get(name), adjusted.get(name, 1.0)))  # fmt: skip
     return rows
@@ -89,10 +88,10 @@ def page(root: Path) -> str:
     """Every ensemble below root whose members all judge, as Markdown: its members, and its methods."""
     parts = [
         "# Ensembles",
-        "Written by `make table` from the records beside this page. Everything is fitted, and the method in bold\n"
-        "chosen, on PublicTest. *Expected* is accuracy on halves of PublicTest that a method was not fitted on. The\n"
-        "last column is what choosing and fitting on the test set itself would have shown, and no result. Accuracies\n"
-        "in percent.",
+        "Written by `make table` from the records beside this page. What a method fits is fitted on PublicTest; the\n"
+        "one in bold is the record's, chosen on PublicTest too where *expected* is given: the accuracy on halves of\n"
+        "PublicTest that a method was not fitted on. The last column is what choosing and fitting on the test set\n"
+        "itself would have shown, and no result. Accuracies in percent.",
     ]
     for folder, record in find_records(root):
         recipe = record["recipe"]

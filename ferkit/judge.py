@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ferkit import DataError
 from ferkit.ensemble import Combination
-from ferkit.ensemble_run import EnsembleRecipe, judges_by_members, member_paths
+from ferkit.ensemble_run import EnsembleRecipe, digests, judges_by_members, member_paths
 from ferkit.members import load_members, weights_file
 from ferkit.predict import logits, pick_device
 from ferkit.records import read_record
@@ -36,10 +36,9 @@ class Judge:
         """Logits (N, C) of uint8 (N, H, W) faces, as predict.logits."""
         if self.combination is None:
             return logits(self.models[0], images, tta=tta)
-        each = torch.stack([logits(model, images, tta="none" if self.views else tta) for model in self.models])
-        if self.views:
-            both = torch.stack([logits(model, images, tta="flip") for model in self.models])
-            each = torch.cat([each, 2 * both - each])
+        seen = [images, images.flip(-1)] if self.views else [images]
+        how = "none" if self.views else tta
+        each = torch.stack([logits(model, view, tta=how) for view in seen for model in self.models])
         return torch.from_numpy(self.combination(each.double().numpy())).float()
 
 
@@ -58,5 +57,7 @@ def load_judge(folder: str | Path, device: str = "auto") -> Judge:
         raise DataError(f"{folder} judges by the weights of its members; not there: {', '.join(missing)}")
     recipe = EnsembleRecipe(**record["recipe"])
     members = load_members(paths, recipe.views)
+    if digests(members, recipe) != record["members"]:
+        raise DataError(f"{folder}: its members have changed since it was fitted; make it again in another folder")
     models = tuple(load_weights(file)[0].to(where) for file in files)
     return Judge(models, members.classes, members.fit(recipe.method, recipe.tempered, recipe.seed), recipe.views)

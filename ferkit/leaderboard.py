@@ -10,19 +10,20 @@ from ferkit import recipes
 from ferkit.atomic import whole_file
 from ferkit.audit import INDEPENDENT
 from ferkit.comparison import hits
-from ferkit.metrics import percentiles, resamples
+from ferkit.metrics import mean_accuracy as mean_of
 from ferkit.recipe import Recipe
 from ferkit.records import find_records, interval, outside, project_root
 
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
+NO_MEMBER = re.compile(rf"-({'|'.join(set(recipes.NO_RESULT) - {'member'})})(\+|-s\d|$)|\+fold=")  # of an ensemble
 
 
 def results_table(root: str | Path, data: str = "fer2013") -> str:
     """The results on that data below root as a Markdown table, a row a recipe.
 
-    Quick runs, studies and runs that were trained on PublicTest stay out. Values are means over seeds; the accuracy's
-    interval is a stratified bootstrap over the images of that mean. Raises ValueError for a model whose logits depend
-    on the rest of the batch, and for records that do not belong together.
+    Quick runs, studies, ensembles of them and runs that were trained on PublicTest stay out. Values are means over
+    seeds; the accuracy's interval is a stratified bootstrap over the images of that mean. Raises ValueError for a model
+    whose logits depend on the rest of the batch, and for records that do not belong together.
     """
     if not Path(root).is_dir():
         raise ValueError(f"{root}: no such folder of records")
@@ -46,6 +47,8 @@ def results_table(root: str | Path, data: str = "fer2013") -> str:
 def _is_result(record: dict, data: str) -> bool:
     recipe, about = record["recipe"], record["data"]
     standard = recipe.get("protocol", "standard") == "standard" and not recipe.get("fold")  # older records lack them
+    if any(NO_MEMBER.search(name) for name in recipe.get("members", ())):
+        return False
     return about["official"] and about["name"] == data and standard and not NO_RESULT.search(recipe["name"])
 
 
@@ -102,10 +105,7 @@ def _link(folder: Path) -> str:
 
 def mean_accuracy(folders: list[Path], usage: str = "PrivateTest") -> dict[str, float]:
     """Mean accuracy of several seeds on the same images, {value, low, high}; ValueError when the images differ."""
-    each, labels = hits(folders, usage)
-    mean = each.mean(0)
-    low, high = percentiles(np.concatenate([mean[rows].mean(1) for rows in resamples(labels)]))
-    return {"value": mean.mean(), "low": low, "high": high}
+    return mean_of(*hits(folders, usage))
 
 
 MARKERS = ("<!-- {}: written by `make table` -->", "<!-- end of {} -->")

@@ -1,5 +1,6 @@
 """What a network is trained towards (labels, FER+ votes, a teacher's logits) and how far it is from there."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def teacher_logits(path: str | Path, training: Faces) -> Tensor:
     try:
         with np.load(path) as file:
             logits, rows, classes = file["Training_logits"], file["Training_rows"], tuple(file["classes"].tolist())
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no readable Training_logits, Training_rows and classes ({error})") from error
     if classes != training.classes or logits.shape != (len(rows), len(classes)):
         raise DataError(f"{path}: logits {logits.shape} of {classes}, the faces have {training.classes}")

@@ -10,7 +10,7 @@ import torch
 
 from ferkit.predict import pick_device
 
-LIBRARIES = ("torch", "torchvision", "numpy", "timm")
+LIBRARIES = ("torch", "torchvision", "numpy", "timm", "scikit-learn", "scipy")
 
 
 def code_version() -> dict:

@@ -32,7 +32,7 @@ class Members:
     @property
     def names(self) -> list[str]:
         """A name a member, in the order of the logits."""
-        own = [path.parent.name + "/" + path.name if is_snapshot(path) else path.name for path in self.paths]
+        own = [_name(path) for path in self.paths]
         return own + [f"{name}, mirrored" for name in own] if self.views else own
 
     def logits(self, usage: str, flip: bool = False) -> np.ndarray:
@@ -62,10 +62,17 @@ def load_members(paths: list[Path], views: bool = False) -> Members:
         raise ValueError("an ensemble needs members; name at least one run folder")
     if twice := {str(path) for path in paths if [p.resolve() for p in paths].count(path.resolve()) > 1}:
         raise ValueError(f"{', '.join(sorted(twice))}: named more than once; a member is in an ensemble once")
+    names = [_name(path) for path in paths]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"several members are called {', '.join(twice)}; rename their folders")
     records = [read_record(path.parent if is_snapshot(path) else path) for path in paths]
     each = [load_logits(path.with_suffix(".npz") if is_snapshot(path) else path) for path in paths]
     for path, record, arrays in zip(paths, records, each, strict=True):
-        _check(path, record, arrays, paths[0], each[0])
+        _check_kind(path, record)
+        _check(path, arrays, paths[0], each[0])
+    prints = [record["data"]["fingerprint"] for record in records]
+    if others := [str(path) for path, found in zip(paths, prints, strict=True) if found != prints[0]]:
+        raise DataError(f"{', '.join(others)}: of other data than {paths[0]}, by the fingerprint in the record")
     shared, stacked = dict(each[0]), {}
     for usage in measured_splits(each[0]):
         shared[f"{usage}_clean"] = np.all([arrays[f"{usage}_clean"] for arrays in each], 0)
@@ -74,23 +81,35 @@ def load_members(paths: list[Path], views: bool = False) -> Members:
     return Members(tuple(paths), tuple(records), shared | stacked, views)
 
 
-def _check(path: Path, record: dict, arrays: dict, first_path: Path, first: dict) -> None:
-    ours, theirs = ([*a["classes"].tolist()] for a in (arrays, first))
-    if ours != theirs:
-        raise DataError(f"{path} tells {', '.join(ours)} apart, {first_path} {', '.join(theirs)}: no ensemble of both")
-    if record["recipe"].get("protocol", "standard") != "standard":
+def _check_kind(path: Path, record: dict) -> None:
+    """DataError for a run that may not be a member of an ensemble which is fitted on PublicTest."""
+    if record["recipe"].get("protocol", "standard") != "standard" or "with_public" in str(record["start"]):
         raise DataError(f"{path} was trained on PublicTest, by which an ensemble is fitted; leave it out")
+    if "members" in record["recipe"] and "_soup" not in record["recipe"]["method"]:
+        raise DataError(f"{path} is an ensemble that was fitted on PublicTest; name its members instead")
     value = record.get("batch_independence")
     if value is None or value >= INDEPENDENT:
         raise DataError(f"{path}: its logits depend on the rest of the batch, or nobody checked; leave it out")
+
+
+def _check(path: Path, arrays: dict, first_path: Path, first: dict) -> None:
+    """DataError where the logits of two runs are not of the same faces and classes, or not finite."""
+    ours, theirs = ([*a["classes"].tolist()] for a in (arrays, first))
+    if ours != theirs:
+        raise DataError(f"{path} tells {', '.join(ours)} apart, {first_path} {', '.join(theirs)}: no ensemble of both")
     if measured_splits(arrays) != measured_splits(first):
         raise DataError(f"{path} was measured on {measured_splits(arrays)}, {first_path} on {measured_splits(first)}")
     for usage in measured_splits(first):
         for key, what in (("rows", "faces"), ("labels", "labels")):
             if not np.array_equal(arrays[f"{usage}_{key}"], first[f"{usage}_{key}"]):
                 raise DataError(f"{path} and {first_path} have other {what} in {usage}: they do not belong together")
-        if n := int((~np.isfinite(arrays[f"{usage}_logits"])).any(1).sum()):
+        values = np.stack([arrays[f"{usage}_logits"], arrays[f"{usage}_logits_flip"]])
+        if n := int((~np.isfinite(values)).any((0, 2)).sum()):
             raise DataError(f"{path}: {n} images of {usage} have logits that are not finite; leave it out")
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}" if is_snapshot(path) else path.name
 
 
 def is_snapshot(path: Path) -> bool:
@@ -108,14 +127,13 @@ def snapshots(folder: Path, faces: Faces | None = None, device: str = "auto") ->
 
     Raises DataError for a run without snapshots, or unmeasured ones without faces.
     """
-    files = sorted(Path(folder).glob("snapshot*.safetensors"), key=lambda path: (len(path.name), path.name))
-    measured = sorted(Path(folder).glob("snapshot*.npz"), key=lambda path: (len(path.name), path.name))
-    paths = [path.with_suffix("") for path in files or measured]
+    found = {path.with_suffix("") for kind in ("safetensors", "npz") for path in Path(folder).glob(f"snapshot*.{kind}")}
+    paths = sorted(found, key=lambda path: (len(path.name), path.name))
     if not paths:
         raise DataError(f"{folder} has no snapshots; train with --set snapshots=True --set cycle=EPOCHS")
     for path in paths:
         if not path.with_suffix(".npz").exists():
-            if faces is None:
-                raise DataError(f"{path} is not measured yet; say on which faces with --data")
+            if faces is None or faces.fingerprint != read_record(folder)["data"]["fingerprint"]:
+                raise DataError(f"{path} is not measured yet; give the faces of its run with --data and --labels")
             save_logits(path.with_suffix(".safetensors"), faces, path.with_suffix(".npz"), device)
     return paths

@@ -114,6 +114,13 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], n
     return result
 
 
+def mean_accuracy(hits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Mean accuracy of several seeds' hits (S, N) on the same images, {value, low, high}: a stratified bootstrap."""
+    mean = hits.mean(0)
+    low, high = percentiles(np.concatenate([mean[rows].mean(1) for rows in resamples(labels)]))
+    return {"value": float(mean.mean()), "low": low, "high": high}
+
+
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The exact two-sided p of two classifiers' hits, bool (N,) each, on the same images (McNemar 1947)."""
     from scipy.stats import binomtest

@@ -19,7 +19,8 @@ SMALL = 5_000_000  # bytes of weights that are worth their place
 RESULT = ("logits.npz", "log.csv", "record.json")  # what results/ holds of a run; the record comes last, as a promise
 STATE = (BEST, "last.pt")
 FILES = ("recipe.json", *STATE, *RESULT)
-MEMBER = re.compile(rf"[A-Za-z0-9][\w.+=-]*/[A-Za-z0-9][\w.+=-]*/({'|'.join(map(re.escape, FILES))})")
+SNAPSHOT = r"snapshot\d+\.npz"  # their logits, where a recipe keeps snapshots
+MEMBER = re.compile(rf"[A-Za-z0-9][\w.+=-]*/[A-Za-z0-9][\w.+=-]*/({'|'.join(map(re.escape, FILES))}|{SNAPSHOT})")
 
 
 def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]:
@@ -29,7 +30,7 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     what it goes on from, which comes last; others may be training into it.
     """
     finished = [folder for folder in folders if (folder / "record.json").exists()]
-    parts = [(folder, ("recipe.json", *RESULT)) for folder in finished]
+    parts = [(folder, ("recipe.json", *_snapshots(folder), *RESULT)) for folder in finished]
     parts += [(folder, (BEST,)) for folder in finished if _size(folder, (BEST,)) <= SMALL]
     parts += [(folder, ("recipe.json", "log.csv", *STATE)) for folder in folders if folder not in finished]
     left, left_out = limit - 1000, []
@@ -43,6 +44,10 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
             for name, content in files.items():
                 archive.writestr(f"{folder.parent.name}/{folder.name}/{name}", content)
     return left_out
+
+
+def _snapshots(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("snapshot*.npz"))
 
 
 def _size(folder: Path, names: tuple[str, ...]) -> int:
@@ -146,9 +151,9 @@ class Arrival:
     def put(self) -> None:
         """Copy its files to their places."""
         with alone(self.root / "runs" / self.name):
-            self._copy("runs", FILES)
+            self._copy("runs", (*_snapshots(self.folder), *FILES))
         if (self.folder / "record.json").exists():
-            self._copy("results", RESULT)
+            self._copy("results", (*_snapshots(self.folder), *RESULT))
 
     def _copy(self, place: str, names: tuple[str, ...]) -> None:
         for file in (self.folder / name for name in names):

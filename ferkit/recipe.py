@@ -68,10 +68,16 @@ class Recipe:
         if any(epoch < 0 or n < 1 for epoch, n in self.free):
             raise ValueError(f"free must be (epoch >= 0, blocks >= 1) pairs, got {self.free}")
         object.__setattr__(self, "fold", tuple(self.fold))
-        if self.fold and not (len(self.fold) == 2 and 0 <= self.fold[0] < self.fold[1] > 1):
+        if self.fold and not (
+            len(self.fold) == 2 and all(isinstance(k, int) for k in self.fold) and 0 <= self.fold[0] < self.fold[1] > 1
+        ):
             raise ValueError(f"fold must be (k, n), 0 <= k < n and n > 1, or (), got {self.fold}")
-        if self.snapshots and (self.schedule != "cosine" or not self.cycle):
-            raise ValueError("snapshots are kept at the end of a cosine's cycles; give cycle, in epochs")
+        whole = self.cycle >= 1 and self.cycle % 1 == self.warmup % 1 == 0
+        if self.snapshots and (self.schedule != "cosine" or not whole or self.warmup + self.cycle > self.epochs):
+            told = f"got cycle {self.cycle} and warmup {self.warmup} of {self.epochs} epochs"
+            raise ValueError(
+                f"snapshots need a cosine with cycle and warmup in whole epochs, one of which fits; {told}"
+            )
         for name, choices in (("precision", PRECISIONS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES),
                               ("targets", TARGETS), ("protocol", PROTOCOLS)):  # fmt: skip
             if getattr(self, name) not in choices:

@@ -22,6 +22,7 @@ from ferkit.audit import BATCH_SIZES, batch_independence, clean_mask
 from ferkit.faces import Faces
 from ferkit.ferplus import LOOSE, is_ferplus, learnable, strict
 from ferkit.labels import UNLABELLED, USAGES
+from ferkit.losses import teacher_file
 from ferkit.machine import code_version, describe_machine, library_version, versions
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.parallel import joined, launch
@@ -52,8 +53,10 @@ def run(
         raise DataError(f"{faces.name} has no {' and no '.join(missing)} images; the protocol needs all three splits")
     if (folder / "record.json").exists():
         record = read_record(folder)
-        if Recipe(**record["recipe"]) != recipe or record["data"]["fingerprint"] != faces.fingerprint:
+        if not is_of(record, recipe) or record["data"]["fingerprint"] != faces.fingerprint:
             raise DataError(f"{folder} holds the record of another recipe or other data; name another folder")
+        if recipe.teacher and record.get("teacher", {}) not in ({}, file_start(teacher_file(recipe))):
+            raise DataError(f"{folder} holds the record of a run with another teacher; name another folder")
         if weights and record["start"] != file_start(weights):
             raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
         return record
@@ -67,6 +70,9 @@ def run(
         if team.is_first:
             if not (folder / "logits.npz").exists():
                 save_logits(folder / BEST, faces, folder / "logits.npz", device)
+            for snapshot in folder.glob("snapshot*.safetensors"):
+                if not snapshot.with_suffix(".npz").exists():
+                    save_logits(snapshot, faces, snapshot.with_suffix(".npz"), device)
             engine = {"processes": max(processes, team.size), "compiled": compiled}
             write_record(folder, recipe, faces, state, device, engine)
         team.wait()
@@ -159,6 +165,7 @@ def write_record(
         },
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "start": state.start,
+        **({"teacher": file_start(teacher_file(recipe))} if recipe.teacher else {}),
         "batch_independence": certificate(folder, faces),
         "selected": {"by": SELECTED_BY[recipe.protocol]}
         | {"epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
@@ -221,6 +228,11 @@ def outside(record: dict) -> list[str]:
     return [*record["start"].values(), *(["FER+ votes"] if votes else [])]
 
 
+def is_of(record: dict, recipe: Recipe) -> bool:
+    """Whether a record is of that recipe; fields that an older one lacks have their defaults."""
+    return "members" not in record["recipe"] and Recipe(**record["recipe"]) == recipe
+
+
 def find_records(root: str | Path) -> list[tuple[Path, dict]]:
     """(folder, record) of every run below root, in order of their paths."""
     return [(path.parent, read_record(path.parent)) for path in sorted(Path(root).rglob("record.json"))]
@@ -264,7 +276,7 @@ def load_logits(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return dict(file)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no readable logits ({error}); a run folder has logits.npz") from error
 
 
@@ -278,7 +290,7 @@ def interval(headline: dict, scale: float = 100) -> str:
 def summary(record: dict) -> str:
     """A record's headlines as lines of text, each with its n and 95 % interval."""
     if n_members := len(record["recipe"].get("members", ())):
-        chosen = f"{record['recipe']['method']} of {n_members} members, chosen by {record['selected']['by']}"
+        chosen = f"{record['recipe']['method']} of {n_members} members; {record['selected']['by']}"
     else:
         chosen = f"weights of epoch {record['selected']['epoch']}, chosen by {record['selected']['by']}; 1 seed"
     lines = [f"{record['run']} on {record['data']['name']}: {chosen}; in brackets 95 % intervals over the images"]

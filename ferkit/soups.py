@@ -18,7 +18,8 @@ from ferkit.records import taught
 from ferkit.weights import load_weights, save_weights
 
 SOUPS = ("uniform", "greedy")
-N_IMAGES = 4096  # training images by which batch norm's statistics are taken anew
+BATCH = 256
+N_IMAGES = 16 * BATCH  # training images by which batch norm's statistics are taken anew
 
 
 def average(models: list[nn.Module], images: Tensor) -> nn.Module:
@@ -34,7 +35,9 @@ def average(models: list[nn.Module], images: Tensor) -> nn.Module:
         if tensor.is_floating_point():
             tensor.copy_(torch.stack([state[name] for state in states]).mean(0))
     model, device = models[0], next(models[0].parameters()).device
-    update_bn((prepare(batch.to(device), model.input_spec) for batch in images.split(256)), model)
+    if len(images) > BATCH:
+        images = images[: len(images) // BATCH * BATCH]  # every batch counts as much
+    update_bn((prepare(batch.to(device), model.input_spec) for batch in images.split(BATCH)), model)
     return model.eval()
 
 
@@ -46,8 +49,8 @@ def soup(files: list[Path], faces: Faces, method: str, path: Path, device: str =
     """
     if method not in SOUPS or not files:
         raise ValueError(f"a soup is one of {list(SOUPS)}, of one file of weights at least; got {method!r}, {files}")
-    loaded, where = [load_weights(file) for file in files], pick_device(device)
-    _, recipe, classes = loaded[0]
+    where = pick_device(device)
+    _, recipe, classes = load_weights(files[0])
     training, public = taught(faces, recipe), faces.split("PublicTest")
     images = training.images[:: max(1, len(training) // N_IMAGES)]
 
@@ -59,7 +62,7 @@ def soup(files: list[Path], faces: Faces, method: str, path: Path, device: str =
 
     chosen = list(files)
     if method == "greedy":
-        alone = {file: accuracy(model.to(where)) for file, (model, _, _) in zip(files, loaded, strict=True)}
+        alone = {file: accuracy(load_weights(file)[0].to(where)) for file in files}
         first, *others = sorted(files, key=lambda file: -alone[file])
         chosen, best = [first], alone[first]
         for file in others:

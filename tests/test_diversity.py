@@ -35,5 +35,9 @@ def test_by_size_draws_each_ensemble_once():
     rng = np.random.default_rng(0)
     labels, logits = rng.integers(0, 3, 200), rng.normal(size=(5, 200, 3))
     curve = diversity.by_size(logits, labels, n_draws=200)
-    assert [len(values) for values in curve] == [5, 10, 10, 5, 1]
+    assert (
+        [len(values) for values in curve]
+        == [5, 10, 10, 5, 1]
+        == [len(values) for values in diversity.by_size(logits, labels, n_draws=10)]
+    )
     assert sorted(curve[0]) == sorted((logits.argmax(2) == labels).mean(1))

@@ -74,6 +74,13 @@ def test_it_is_written_once_and_read_again(runs):
     rewrite(runs / "a", PublicTest_logits=records.load_logits(runs / "b")["PublicTest_logits"])
     with pytest.raises(DataError, match="members changed"):
         ensemble(pair, runs / "both", "auto")
+    with pytest.raises(DataError, match="members have changed"):
+        load_judge(runs / "both")
+    with pytest.raises(DataError, match="is an ensemble that was fitted"):
+        load_members([runs / "a", runs / "both"])
+    with pytest.raises(DataError, match=r"holds recipe.json of a run without a record"):
+        (runs / "b" / "record.json").unlink()
+        ensemble([runs / "a"], runs / "b", "mean_logits")
 
 
 def test_views_are_members(runs, faces):
@@ -88,8 +95,10 @@ def test_views_are_members(runs, faces):
 
 
 def test_snapshots_are_measured_and_combined(runs, faces):
-    with pytest.raises(DataError, match="not measured yet"):
-        snapshots(runs / "cycles")
+    (runs / "cycles" / "snapshot2.npz").unlink()
+    for given in (None, faces[:100]):
+        with pytest.raises(DataError, match="not measured yet"):
+            snapshots(runs / "cycles", given)
     paths = snapshots(runs / "cycles", faces)
     assert (
         [path.name for path in paths]
@@ -117,6 +126,10 @@ def test_a_soup_is_one_network(runs, faces, method):
         load_judge(runs / "soup")
     with pytest.raises(DataError, match="give the faces"):
         ensemble(snapshots(runs / "cycles"), runs / "other", method)
+    (runs / "cycles" / "snapshot2.safetensors").unlink()
+    with pytest.raises(DataError, match=r"not there: .*snapshot2"):
+        ensemble(snapshots(runs / "cycles"), runs / "other", method, faces)
+    assert not (runs / "other").exists()
 
 
 def test_average_is_the_mean_of_weights_with_its_own_statistics(runs, faces):
@@ -128,7 +141,7 @@ def test_average_is_the_mean_of_weights_with_its_own_statistics(runs, faces):
     fresh = load_weights(paths[0])[0]
     again = average([fresh], faces.split("Training").images)  # of one network only the statistics change
     assert torch.equal(again.state_dict()["head.weight"], load_weights(paths[0])[0].state_dict()["head.weight"])
-    assert not torch.equal(mixed.stem[1][1].running_mean, load_weights(paths[0])[0].stem[1][1].running_mean)
+    assert not torch.equal(again.stem[1][1].running_mean, load_weights(paths[0])[0].stem[1][1].running_mean)
     with pytest.raises(DataError, match="one architecture"):
         average([models[0], create_model("compact", 7, width=4)], faces.images)
     with pytest.raises(ValueError, match="a soup is one of"):
@@ -181,9 +194,18 @@ def test_the_plainest_of_equals_is_chosen():
     assert choose(expected | {"mean_probabilities": 0.7 + halves}) == "stacking"  # always worse, if by little
 
 
-def test_an_ensemble_has_a_row_of_the_results_table(runs, monkeypatch):
+def test_an_ensemble_has_a_row_of_the_results_table(runs):
     record = ensemble([runs / "a", runs / "b"], runs / "results" / "both", "mean_logits")
-    monkeypatch.setattr(leaderboard, "_is_result", lambda *_: True)
+    record["data"]["official"] = True
+    file = runs / "results" / "both" / "record.json"
+    for members, is_result in (
+        (["../a-study-s0"], False),
+        (["../a-study+fold=0_3-s0"], False),
+        (["../a-member-s0"], True),
+    ):
+        file.write_text(json.dumps(record | {"recipe": record["recipe"] | {"members": members}}))
+        assert ("both" in leaderboard.results_table(runs / "results", record["data"]["name"])) is is_result
+    file.write_text(json.dumps(record))
     row = leaderboard.results_table(runs / "results", record["data"]["name"]).splitlines()[-1]
     assert row.startswith("| `both` | 2 members |") and f"{record['parameters']:,}" in row
 
@@ -203,8 +225,18 @@ def test_a_teacher_has_not_seen_what_it_judges(faces, tmp_path):
         wanted = logits(model, training.images[unseen]).softmax(1)
         assert torch.allclose(found[unseen].softmax(1), wanted, atol=2e-3)
     assert accuracy == pytest.approx((found.argmax(1) == training.labels).float().mean().item(), abs=0.02)
-    with pytest.raises(ValueError, match=r"every fold of its recipes: 2 folds, of which \[1\] lack"):
-        teach(folders[:1], faces, path)
+    with pytest.raises(DataError, match="exists, and students name it"):
+        teach(folders, faces, path)
+    other = tmp_path / "other.npz"
+    with pytest.raises(ValueError, match=r"every fold of its recipes: 2 folds, of which \[1\] are missing"):
+        teach(folders[:1], faces, other)
+    with pytest.raises(DataError, match="other data than these"):
+        teach(folders, faces[:150], other)
+    with pytest.raises(ValueError, match="more than once"):
+        teach([*folders, folders[0]], faces, other)
+    assert not other.exists()
+    taught = records.run(replace(TINY, teacher=str(path)), faces, tmp_path / "taught", say=lambda *_, **__: None)
+    assert taught["teacher"]["file"] == "t.npz"
 
 
 def test_the_table_of_methods_says_what_was_chosen(runs):

@@ -360,7 +360,10 @@ def test_a_fold_is_not_learned_from(faces):
     [
         ({"fold": (3, 3)}, "fold must be"),
         ({"fold": (0,)}, "fold must be"),
-        ({"snapshots": True}, "give cycle"),
+        ({"fold": (0.5, 2)}, "fold must be"),
+        ({"snapshots": True}, "snapshots need a cosine with cycle"),
+        ({"snapshots": True, "cycle": 2.5, "warmup": 0.0}, "in whole epochs"),
+        ({"snapshots": True, "cycle": 50.0, "warmup": 0.0}, "of 5 epochs"),
     ],
 )
 def test_folds_and_snapshots_that_cannot_be(changes, message):
