@@ -60,6 +60,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
+        tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
+        object.__setattr__(self, "options", tuples)  # as it was before JSON
         get_policy(self.policy)
         if not self.stages or any(epochs < 1 or side < 8 for epochs, side in self.stages):
             raise ValueError(f"stages must be (epochs >= 1, side >= 8) pairs, got {self.stages}")

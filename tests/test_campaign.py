@@ -59,7 +59,8 @@ def lent(drawn_csv, tmp_path_factory):
 def test_the_list_of_the_repository_holds_every_record():
     root = records.project_root()
     jobs = campaign.load_campaign(root / "campaign.toml")
-    done = {f"{record['data']['name']}/{record['run']}" for _, record in records.find_records(root / "results")}
+    trained = [record for _, record in records.find_records(root / "results") if "members" not in record["recipe"]]
+    done = {f"{record['data']['name']}/{record['run']}" for record in trained}
     assert done <= {job.name for job in jobs}, "a record whose run campaign.toml does not list"
     assert campaign.status(jobs, root).count(" done ") == len(done)
 

@@ -10,6 +10,7 @@ import pytest
 from ferkit import campaign, ensemble_run, ensemble_study, leaderboard, records, robustness, studies
 from ferkit.claims import claims_table
 from ferkit.members import load_members
+from ferkit.recipes import get_recipe
 
 ROOT = records.project_root()
 README = (ROOT / "README.md").read_text()
@@ -33,6 +34,7 @@ def test_the_pages_of_results_are_what_the_records_give():
 def test_every_study_is_in_the_campaign():
     listed = {f"{job.data}/{job.recipe.name}" for job in campaign.load_campaign(ROOT / "campaign.toml")}
     wanted = {f"{study.data}/{name}" for study in studies.STUDIES for name in study.names.values()}
+    wanted |= {f"fer2013/{get_recipe(model, kind, **changes).name}" for model, kind, _, changes in studies.MEMBERS}
     assert wanted <= listed, wanted - listed
 
 

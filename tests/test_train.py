@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -369,3 +369,8 @@ def test_a_fold_is_not_learned_from(faces):
 def test_folds_and_snapshots_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **changes)
+
+
+def test_a_recipe_is_the_same_after_json():
+    recipe = replace(TINY, options={"width": 8, "depths": (1, 2, 2)}, free=((0, 1),), fold=(0, 3))
+    assert Recipe(**json.loads(json.dumps(asdict(recipe)))) == recipe
