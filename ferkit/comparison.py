@@ -73,6 +73,12 @@ def compare(runs: dict[str, list[Path]], baseline: str, usage: str = "PrivateTes
     return sorted(rows, key=lambda row: -row.public)
 
 
+def points(difference: dict) -> str:
+    """`+2.1 (+1.2 to +3.0)`: a difference of accuracies and its interval, in points."""
+    value, low, high = (100 * difference[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def table(rows: list[Row], what: str, usage: str = "PrivateTest") -> str:
     """Rows as a Markdown table; accuracies in percent, differences in points."""
     lines = [
@@ -84,7 +90,7 @@ def table(rows: list[Row], what: str, usage: str = "PrivateTest") -> str:
         cells = [row.name, str(len(row.accuracies)), f"{100 * row.public:.1f}", f"{100 * np.mean(row.accuracies):.1f}"]
         cells += [", ".join(f"{100 * value:.1f}" for value in row.accuracies)]
         cells += [f"{100 * row.spread:.1f}" if len(row.accuracies) > 1 else "1 seed"]
-        cells += [f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})" if d else "baseline"]
+        cells += [points(d) if d else "baseline"]
         cells += [f"{row.adjusted:.3f}" if d else ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -81,4 +81,4 @@ def leave_one_out(
         return float((combination(logits[1][rows]).argmax(1) == labels[1]).mean())
 
     every = np.arange(len(logits[0]))
-    return np.array([accuracy(every) - accuracy(every[every != i]) for i in every])
+    return accuracy(every) - np.array([accuracy(every[every != i]) for i in every])

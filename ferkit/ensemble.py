@@ -140,7 +140,7 @@ def stacking(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> Combinati
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    present, sizes = np.unique(labels, return_counts=True)
+    features, (present, sizes) = _features(logits), np.unique(labels, return_counts=True)
     if len(present) < 2:
         raise ValueError(f"stacking needs faces of two classes at least, got {len(labels)} of class {present}")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=RIDGES[len(RIDGES) // 2], tol=1e-3))
@@ -149,8 +149,8 @@ def stacking(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> Combinati
             folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
             ridges = {"logisticregression__C": RIDGES}
             search = GridSearchCV(model, ridges, scoring="neg_log_loss", cv=folds, refit=False)
-            model.set_params(**search.fit(_features(logits), labels).best_params_)
-        model.fit(_features(logits), labels)
+            model.set_params(**search.fit(features, labels).best_params_)
+        model.fit(features, labels)
     n_members, _, n_classes = logits.shape
 
     def combine(x: np.ndarray) -> np.ndarray:

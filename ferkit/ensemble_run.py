@@ -67,11 +67,8 @@ def choose(expected: dict[str, np.ndarray]) -> str:
     """The first of METHODS, which stand from plain to intricate, that expects no less than the best by more than the
     standard error of their difference; halves overlap, for which it is corrected (Nadeau and Bengio 2003)."""
     best = max(expected, key=lambda name: expected[name].mean())
-    for name in METHODS:
-        short = expected[best] - expected[name]
-        if short.mean() <= short.std(ddof=1) * (1 / len(short) + 1) ** 0.5:
-            return name
-    return best
+    short = {name: expected[best] - expected[name] for name in METHODS}
+    return next(name for name, by in short.items() if by.mean() <= by.std(ddof=1) * (1 / len(by) + 1) ** 0.5)
 
 
 def ensemble(

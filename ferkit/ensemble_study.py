@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ferkit.comparison import points
 from ferkit.ensemble import METHODS, get_method, log_loss
 from ferkit.ensemble_run import judges_by_members, member_paths
 from ferkit.members import Members, load_members
 from ferkit.metrics import holm, mean_accuracy, paired_difference
-from ferkit.records import find_records
+from ferkit.records import find_records, interval
 
 BASELINE = "best_member"
 
@@ -64,11 +65,10 @@ def methods_table(rows: list[MethodRow], chosen: str, n: int, usage: str = "Priv
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        d, name, value = row.difference, row.method.replace("_", " "), row.private
+        d, name = row.difference, row.method.replace("_", " ")
         cells = [f"**{name}**" if row.method == chosen else name]
         cells += ["" if np.isnan(row.expected) else f"{100 * row.expected:.1f}", f"{100 * row.public:.1f}"]
-        cells += [f"{100 * value['value']:.1f} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"]
-        cells += [f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})" if d else "baseline"]
+        cells += [interval(row.private), points(d) if d else "baseline"]
         cells += [f"{row.adjusted:.3f}" if d else "", f"{row.loss:.3f}", f"{100 * row.oracle:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -77,10 +77,10 @@ def methods_table(rows: list[MethodRow], chosen: str, n: int, usage: str = "Priv
 def members_table(members: Members, weights: dict[str, float], usage: str = "PrivateTest") -> str:
     """A row a member: accuracies in percent, and its share of the ensemble."""
     lines = [f"| member | PublicTest | {usage} | share, % |", "|---|---|---|---|"]
-    for i, name in enumerate(members.names):
-        hits = [(members.logits(u)[i].argmax(1) == members.labels(u)).mean() for u in ("PublicTest", usage)]
+    accuracies = [(members.logits(u).argmax(2) == members.labels(u)).mean(1) for u in ("PublicTest", usage)]
+    for name, seen, measured in zip(members.names, *accuracies, strict=True):
         share = f"{100 * weights[name]:.1f}" if name in weights else ""
-        lines.append(f"| `{name}` | {100 * hits[0]:.1f} | {100 * hits[1]:.1f} | {share} |")
+        lines.append(f"| `{name}` | {100 * seen:.1f} | {100 * measured:.1f} | {share} |")
     return "\n".join(lines)
 
 

@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 from ferkit import DataError
-from ferkit.atomic import whole_file
 from ferkit.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from ferkit.faces import Faces
 from ferkit.labels import UNLABELLED
 from ferkit.metrics import percentiles, resamples
 from ferkit.predict import logits, pick_device
-from ferkit.records import interval, judged
+from ferkit.records import interval, judged, save_arrays
 from ferkit.weights import BEST, load_weights
 
 FILE = "corrupted.npz"
@@ -63,8 +62,7 @@ def save_robustness(folder: str | Path, faces: Faces, device: str = "auto") -> N
         "severities": np.array(SEVERITIES),
         "classes": np.array(classes),
     }
-    with whole_file(folder / FILE) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    save_arrays(folder / FILE, arrays)
 
 
 def obtain(folder: str | Path, faces: Faces, device: str = "auto") -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from ferkit.models import create_model
 from ferkit.predict import logits
 from ferkit.recipe import Recipe
 from ferkit.soups import average, soup
+from ferkit.train import silent
 from ferkit.weights import load_weights
 
 TINY = Recipe("a", options={"width": 8}, stages=((4, 24),), batch_size=32, policy="flip", precision="float32")
@@ -35,7 +36,7 @@ def trained(faces, tmp_path_factory):
     """Three finished runs; the last one keeps three snapshots."""
     root = tmp_path_factory.mktemp("runs")
     for recipe in (TINY, replace(TINY, name="b", seed=1), CYCLES):
-        records.run(recipe, faces, root / recipe.name, say=lambda *_, **__: None)
+        records.run(recipe, faces, root / recipe.name, say=silent)
     return root
 
 
@@ -214,7 +215,7 @@ def test_a_teacher_has_not_seen_what_it_judges(faces, tmp_path):
     folds = [replace(TINY, name=f"fold{k}", fold=(k, 2)) for k in range(2)]
     folders = [tmp_path / recipe.name for recipe in folds]
     for recipe, folder in zip(folds, folders, strict=True):
-        records.run(recipe, faces, folder, say=lambda *_, **__: None)
+        records.run(recipe, faces, folder, say=silent)
     path, training = tmp_path / "teachers" / "t.npz", faces.split("Training")
     accuracy = teach(folders, faces, path)
     found = teacher_logits(path, training)
@@ -235,7 +236,7 @@ def test_a_teacher_has_not_seen_what_it_judges(faces, tmp_path):
     with pytest.raises(ValueError, match="more than once"):
         teach([*folders, folders[0]], faces, other)
     assert not other.exists()
-    taught = records.run(replace(TINY, teacher=str(path)), faces, tmp_path / "taught", say=lambda *_, **__: None)
+    taught = records.run(replace(TINY, teacher=str(path)), faces, tmp_path / "taught", say=silent)
     assert taught["teacher"]["file"] == "t.npz"
 
 
