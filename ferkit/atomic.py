@@ -25,3 +25,8 @@ def project_root() -> Path:
     """The checkout that this package lies in, else the current folder (an installed package)."""
     checkout = Path(__file__).resolve().parent.parent
     return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+
+
+def in_checkout(path: str | Path) -> Path:
+    """A file that a recipe names: as it says, or below the top of the checkout."""
+    return Path(path) if Path(path).exists() else project_root() / path

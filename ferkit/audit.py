@@ -1,58 +1,183 @@
-"""What the data set hides: copies of test images. What a model hides: whether it judges one image at a time."""
+"""What a data set hides: copies inside and across its splits, labels that contradict each other, pictures of no face.
 
-import copy
+An audit is saved as row numbers with their rule (results/audit/): what to leave out of Training, and which test images
+are clean, copied or conflicting. Runs are measured on these parts from their logits.
+"""
 
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from ferkit import DataError
+from ferkit.atomic import project_root, whole_file
+from ferkit.copies import COPY, SHIFT, Pairs, exact_pairs, find_pairs, groups, unlikeness
 from ferkit.faces import Faces
-from ferkit.labels import USAGES, rule_sizes
-from ferkit.predict import logits
-from ferkit.synthetic import embedded_faces
+from ferkit.labels import UNLABELLED, USAGES, rule_sizes
 
-# Correlation of two pictures above which they count as copies. Chosen by looking at FER2013's pairs: of 40 in
-# [0.93, 0.95) one is not a copy, of 40 in [0.90, 0.93) about one in five; a false alarm only costs one test image.
-COPY = 0.90
-
-
-def nearest(images: Tensor, pool: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """The most similar picture of a pool for each image, mirror images included.
-
-    images uint8 (N, H, W), pool uint8 (M, H, W) -> similarity float (N,) in [-1, 1] and index int64 (N,). Similarity
-    is the normalised cross-correlation of 2x2-averaged pixels: blind to brightness, contrast and small marks, not to
-    shifts of more than a pixel or two. A picture of one grey has no correlation (0) with anything.
-    """
-    queries = _descriptors(images)
-    best = queries.new_full((len(images),), -1.0)
-    index = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    for start in range(0, len(pool), chunk):
-        block = pool[start : start + chunk]
-        for candidates in (_descriptors(block), _descriptors(block.flip(-1))):
-            value, at = (queries @ candidates.T).max(1)
-            better = value > best
-            best[better], index[better] = value[better], at[better] + start
-    return best, index
+SCHEMA = 1
+# Of a test image: no copy among the training faces; copies, all with its label; a copy with another label.
+PARTS = ("clean", "copied", "conflicting")
+RULE = (
+    f"Copies are equal to the bit, or of a likeness of at least {COPY} by ferkit.copies.find_pairs (mirror images and "
+    f"shifts up to {SHIFT} pixels count); copies of copies are copies. training_left_out: of Training every picture of "
+    "one grey, every face of a group of copies whose labels differ, every face with a copy in PublicTest or "
+    "PrivateTest, and of other copies all but the first. Test images are clean without a copy in Training, conflicting "
+    "with one of another label, copied otherwise."
+)
 
 
-def _descriptors(images: Tensor) -> Tensor:
-    x = F.avg_pool2d(images[:, None].float(), 2).flatten(1)
-    x = x - x.mean(1, keepdim=True)
-    return x / x.norm(dim=1, keepdim=True).clamp_min(1e-6)
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """Faces and the pairs of copies among them."""
+
+    faces: Faces
+    pairs: Pairs
+
+    @cached_property
+    def group(self) -> Tensor:
+        """int64 (N,): which pictures are one photograph, by the place of the first of them."""
+        return groups(len(self.faces), self.pairs)
+
+    @cached_property
+    def blank(self) -> Tensor:
+        """bool (N,): pictures of one grey."""
+        flat = self.faces.images.flatten(1)
+        return flat.amax(1) == flat.amin(1)
+
+    @cached_property
+    def unlike(self) -> Tensor:
+        """float (N,): how little a picture has of the mean face, 0 to 2; high for what is no face, or not upright."""
+        return unlikeness(self.faces.images)
+
+    def has_copy_in(self, usage: str) -> Tensor:
+        """bool (N,): whether another picture of that split is a copy."""
+        there = self.faces.usage == USAGES.index(usage)
+        return torch.bincount(self.group[there], minlength=len(self.group))[self.group] > there.long()
+
+    @cached_property
+    def contradicted(self) -> Tensor:
+        """bool (N,): whether copies of this picture have different labels; unlabelled ones contradict nothing."""
+        known = self.faces.labels != UNLABELLED
+        cells = torch.zeros(len(self.group), len(self.faces.classes), dtype=torch.bool)
+        cells[self.group[known], self.faces.labels[known]] = True
+        return (cells.sum(1) > 1)[self.group]
+
+    def parts(self, usage: str) -> Tensor:
+        """int64 (n,) over PARTS of each face of that split, in its order."""
+        training, own = self.faces.usage == 0, self.faces.usage == USAGES.index(usage)
+        taught = torch.zeros(len(self.group), len(self.faces.classes), dtype=torch.int64)
+        known = training & (self.faces.labels != UNLABELLED)
+        taught.index_put_((self.group[known], self.faces.labels[known]), torch.tensor(1), accumulate=True)
+        counts, labels = taught[self.group[own]], self.faces.labels[own].clamp_min(0)
+        others = counts.sum(1) - counts.gather(1, labels[:, None])[:, 0]
+        return torch.where(others > 0, 2, (counts.sum(1) > 0).long())
+
+    @cached_property
+    def left_out(self) -> Tensor:
+        """bool (N,): training faces that a clean training list leaves out, by RULE."""
+        training = self.faces.usage == 0
+        places = torch.arange(len(self.group))
+        first = places.new_full((len(self.group),), len(self.group))
+        first = first.scatter_reduce(0, self.group[training], places[training], "amin")
+        repeated = first[self.group] < places
+        tested = self.has_copy_in("PublicTest") | self.has_copy_in("PrivateTest")
+        return training & (self.blank | self.contradicted | tested | repeated)
+
+    def report(self) -> dict:
+        """Counts and row numbers (of the source) as plain JSON values, with the rule that made them."""
+        faces, usages = self.faces, [faces_name for faces_name in USAGES if len(self.faces.split(faces_name))]
+        sizes = torch.bincount(self.group)
+        shared = {}
+        for usage in usages:
+            own = faces.usage == USAGES.index(usage)
+            for source in usages[: usages.index(usage) + 1]:
+                shared[f"{usage} in {source}"] = int((self.has_copy_in(source) & own).sum())
+        rows: dict = {"training_left_out": self._rows(self.left_out), "one_grey": self._rows(self.blank)}
+        for usage in usages[1:] if usages[:1] == ["Training"] else []:
+            split, parts = faces.split(usage), self.parts(usage)
+            rows[usage] = {name: split.rows[parts == i].tolist() for i, name in enumerate(PARTS) if i}
+        return {
+            "schema": SCHEMA,
+            "data": {"name": faces.name, "fingerprint": faces.fingerprint, "n": len(faces)},
+            "rule": RULE,
+            "pairs": {
+                "equal": len(exact_pairs(faces.images)), "all": len(self.pairs),
+                "mirrored": int(self.pairs.mirrored.sum()),
+            },
+            "groups": {
+                "n": int((sizes > 1).sum()), "pictures": int(sizes[sizes > 1].sum()), "largest": int(sizes.max()),
+                "contradicted": int((self.contradicted & (self.group == torch.arange(len(self.group)))).sum()),
+            },
+            "with_a_copy": shared,
+            "rows": rows,
+        }  # fmt: skip
+
+    def _rows(self, chosen: Tensor) -> list[int]:
+        return self.faces.rows[chosen].tolist()
 
 
-def clean_mask(faces: Faces, training: Faces) -> Tensor:
-    """bool (N,): True where a face has no exact or near copy among the training faces."""
-    images, pool = faces.images, training.images
-    if not len(images) or not len(pool):
-        return torch.ones(len(images), dtype=torch.bool)
-    mine = [image.tobytes() for image in images.numpy()]
-    both = set(mine).intersection(image.tobytes() for image in pool.numpy())  # one grey correlates with nothing
-    return (nearest(images, pool)[0] < COPY) & torch.tensor([pixels not in both for pixels in mine])
+def audit(faces: Faces, least: float = COPY) -> Audit:
+    """Look for copies among all faces; on the CPU, under a minute for FER2013. DataError without any."""
+    if not len(faces):
+        raise DataError(f"{faces.name} has no faces to audit")
+    return Audit(faces, find_pairs(faces.images, least))
+
+
+def audit_file(data: str) -> Path:
+    """Where the committed audit of a data set is."""
+    return project_root() / "results" / "audit" / f"{data}.json"
+
+
+def save_audit(report: dict, path: Path) -> None:
+    """Write a report, a row list a line."""
+    lines = [f"  {json.dumps(name)}: {json.dumps(rows)}" for name, rows in report["rows"].items()]
+    text = json.dumps(report | {"rows": "ROWS"}, indent=1).replace('"ROWS"', "{\n" + ",\n".join(lines) + "\n }")
+    with whole_file(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def load_audit(path: str | Path) -> dict:
+    """A saved report, or DataError saying what is wrong with it."""
+    try:
+        report = json.loads(Path(path).read_text())
+        if report["schema"] == SCHEMA and report["rows"]["training_left_out"] is not None:
+            return report
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no readable audit ({error!r}); make one: ferkit audit DATA --json {path}") from error
+    raise DataError(f"{path}: not an audit of schema {SCHEMA}")
+
+
+def part_of_rows(report: dict, usage: str, rows: np.ndarray) -> np.ndarray:
+    """int (n,) over PARTS of a split's rows (n,), by a saved report."""
+    found = report["rows"].get(usage.split(" ")[0], {})  # FER+'s second test set is of the same split
+    return sum(i * np.isin(rows, found.get(name, [])) for i, name in enumerate(PARTS)) + np.zeros(len(rows), int)
+
+
+def told(report: dict) -> str:
+    """A report as lines of text."""
+    data, pairs, group = report["data"], report["pairs"], report["groups"]
+    lines = [f"{data['name']}, fingerprint {data['fingerprint']}: {data['n']:,} pictures", report["rule"]]
+    lines += [
+        f"{group['pictures']:,} pictures are in {group['n']:,} groups of copies, the largest of {group['largest']}; "
+        f"{group['contradicted']} groups have more than one label"
+    ]
+    lines += [f"{pairs['all']:,} pairs, {pairs['equal']:,} of them equal to the bit, {pairs['mirrored']} mirrored"]
+    lines += [f"{name}: {n:,} pictures have a copy" for name, n in report["with_a_copy"].items()]
+    for name, rows in report["rows"].items():
+        if isinstance(rows, dict):
+            lines.append(f"{name}: " + ", ".join(f"{len(some):,} {part}" for part, some in rows.items()))
+        else:
+            lines.append(f"{name.replace('_', ' ')}: {len(rows):,} pictures")
+    return "\n".join(lines)
 
 
 def describe(faces: Faces) -> str:
-    """Counts per split and class, fingerprint, copies across splits and FER+ sizes, as lines of text."""
+    """Counts per split and class, fingerprint, equal pictures across splits and FER+ sizes, as lines of text."""
     widths = [max(len(name), 6) for name in faces.classes]
     counts = faces.counts().tolist()
     official = "the official FER2013's" if faces.is_official else "not the official FER2013's"
@@ -62,58 +187,13 @@ def describe(faces: Faces) -> str:
     for usage, row in zip(USAGES, counts, strict=True):
         cells = " ".join(f"{count:>{w}}" for count, w in zip(row, widths, strict=True))
         lines.append(f"{usage:<12}{cells} {len(faces.split(usage)):>6}")
-    for usage in USAGES[1:]:
-        for source in USAGES[: USAGES.index(usage)]:
-            similarity = nearest(faces.split(usage).images, faces.split(source).images)[0]
-            exact = len(_pixels(faces, usage) & _pixels(faces, source))
-            lines.append(
-                f"{usage}: {int((similarity >= COPY).sum())} of {len(similarity)} have a copy in {source} "
-                f"(correlation >= {COPY}); {exact} different pictures occur in both to the bit"
-            )
+    pixels = [{image.tobytes() for image in faces.split(usage).images.numpy()} for usage in USAGES]
+    for i, j in ((1, 0), (2, 0), (2, 1)):
+        told = f"{len(pixels[i] & pixels[j])} different pictures of {USAGES[i]} are in {USAGES[j]} to the bit"
+        lines.append(f"{told}; ferkit audit finds near copies" if (i, j) == (1, 0) else told)
     if faces.votes is None:
         return "\n".join([*lines, "no FER+ votes (fer2013new.csv beside the data adds them)"])
     for rule, sizes in rule_sizes(faces.votes.numpy(), faces.usage.numpy()).items():
         kept = ", ".join(f"{usage} {size:,}" for usage, size in zip(USAGES, sizes, strict=True))
         lines.append(f"FER+ {rule}: {kept}")
     return "\n".join(lines)
-
-
-BATCH_SIZES = (2, 8, 32)  # of the certificate
-INDEPENDENT = 1e-4  # float32 rounding stays below for a trained network, a leak is thousands of times larger
-
-
-def batch_independence(model: nn.Module, images: Tensor | None = None) -> float:
-    """The largest difference that an image's company makes to one of its logits, as a share of the largest logit.
-
-    images uint8 (N, H, W), at least 32, by default drawn faces. In evaluation mode, each is judged alone, then in
-    batches of 2, 8 and 32, shuffled and sorted by the class that it is given. Below INDEPENDENT, a model judges one
-    image at a time. What exceeds it is computed again in float64, because a deep network that is not trained can blow
-    rounding up to the size of a leak. Raises ValueError for too few images or logits that are not finite.
-    """
-    if images is None:
-        images = embedded_faces(32, seed=0).images
-    if len(images) < max(BATCH_SIZES):
-        raise ValueError(f"batch independence needs at least {max(BATCH_SIZES)} images, got {len(images)}")
-    largest = _company(model, images)
-    if largest < INDEPENDENT:
-        return largest
-    device = next(model.parameters()).device
-    exact = copy.deepcopy(model).to("cpu" if device.type == "mps" else device, torch.float64)  # MPS has no float64
-    return _company(exact, images)
-
-
-def _company(model: nn.Module, images: Tensor) -> float:
-    alone = logits(model, images, batch_size=1)
-    if not alone.isfinite().all():
-        raise ValueError("the model's logits are not finite")
-    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    largest = max(
-        (logits(model, images[order], batch_size=size) - alone[order]).abs().max()
-        for order in (shuffled, alone.argmax(1).argsort(stable=True))
-        for size in BATCH_SIZES
-    )
-    return float(largest / alone.abs().max().clamp_min(1e-30))
-
-
-def _pixels(faces: Faces, usage: str) -> set[bytes]:
-    return {image.tobytes() for image in faces.split(usage).images.numpy()}

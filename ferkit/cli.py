@@ -34,6 +34,11 @@ def _data_commands(commands) -> None:
     )
     info.add_argument("--no-cache", action="store_true", help="read the source anew")
     info.set_defaults(run=data_info)
+    look = commands.add_parser("audit", help="copies inside and across splits, contradicting labels")
+    look.add_argument("path", nargs="?", help="file, folder or archive (default: as data info)")
+    look.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
+    look.add_argument("--json", metavar="FILE", help="write it with its row numbers, for --exclude and --subset")
+    look.set_defaults(run=audit_data)
     fetch = data.add_parser("download", help="fetch FER2013 with the official Kaggle client, and verify it")
     fetch.add_argument("--source", default="msambare/fer2013", help="msambare/fer2013, deadskull7/fer2013 or challenge")
     fetch.add_argument("--to", default="data", metavar="FOLDER", help="(default: data)")
@@ -56,6 +61,7 @@ def _run_commands(commands) -> None:
         dest="changes",
         help="a field of the recipe, for example lr=0.05 or options.width=48; may be repeated",
     )
+    train.add_argument("--exclude", metavar="FILE", help="of ferkit audit: learn without what a clean list leaves out")
     train.add_argument("--weights", metavar="PATH", help="start from this file of ImageNet weights, or from this run")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive; embedded: drawn faces")
@@ -96,6 +102,8 @@ def _run_commands(commands) -> None:
 
     evaluate = commands.add_parser("evaluate", help="recompute every metric of run folders from their logits")
     evaluate.add_argument("folders", nargs="+", metavar="FOLDER")
+    evaluate.add_argument("--subset", choices=("clean", "copied", "conflicting"), help="of test images, by an audit")
+    evaluate.add_argument("--audit", metavar="FILE", help="(default: results/audit/<data>.json)")
     evaluate.set_defaults(run=evaluate_runs)
 
     several = commands.add_parser("ensemble", help="combine measured runs, fitted on PublicTest, into a run folder")
@@ -192,6 +200,17 @@ def data_info(arguments: argparse.Namespace) -> None:
     print(describe(load(arguments.path, cache=not arguments.no_cache)))
 
 
+def audit_data(arguments: argparse.Namespace) -> None:
+    from ferkit.audit import audit, save_audit, told
+    from ferkit.sources import load
+
+    report = audit(load(arguments.path, labels=arguments.labels)).report()
+    print(told(report))
+    if arguments.json:
+        save_audit(report, Path(arguments.json))
+        print(f"in {arguments.json}")
+
+
 def data_download(arguments: argparse.Namespace) -> None:
     from ferkit.download import download
 
@@ -221,7 +240,8 @@ def train_recipe(arguments: argparse.Namespace) -> int:
     from ferkit.recipes import get_recipe, started_from
     from ferkit.train import OutOfTime
 
-    recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **_changes(arguments.changes))
+    changes = _changes(arguments.changes) | ({"exclude": arguments.exclude} if arguments.exclude else {})
+    recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **changes)
     weights = Path(arguments.weights) if arguments.weights else None
     if weights and weights.is_dir():  # a run
         weights /= "best.safetensors"
@@ -286,6 +306,8 @@ def _changes(given: list[str]) -> dict:
 def evaluate_runs(arguments: argparse.Namespace) -> None:
     from ferkit import records
 
+    if arguments.subset:
+        return _evaluate_part(arguments)
     wrong = 0
     for folder in arguments.folders:
         record, metrics = records.read_record(folder), records.measure(folder)
@@ -296,6 +318,17 @@ def evaluate_runs(arguments: argparse.Namespace) -> None:
     if wrong:
         raise DataError(f"{wrong} recorded values are not what the logits give")
     print("every recorded metric is what the logits give")
+
+
+def _evaluate_part(arguments: argparse.Namespace) -> None:
+    from ferkit import audit, records
+
+    for folder in arguments.folders:
+        record = records.read_record(folder)
+        report = audit.load_audit(arguments.audit or audit.audit_file(record["data"]["name"]))
+        metrics = records.measure_parts(folder, report, records.JUDGED)
+        kept = {name: values for name, values in metrics.items() if name.endswith(arguments.subset)}
+        print(records.summary(record | {"metrics": kept}))
 
 
 def combine_runs(arguments: argparse.Namespace) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 
 from ferkit import recipes
 from ferkit.atomic import whole_file
-from ferkit.audit import INDEPENDENT
+from ferkit.audit import load_audit, part_of_rows
 from ferkit.comparison import hits
+from ferkit.independence import INDEPENDENT
 from ferkit.metrics import mean_accuracy as mean_of
 from ferkit.recipe import Recipe
-from ferkit.records import find_records, interval, outside, project_root
+from ferkit.records import find_records, interval, load_logits, outside, project_root
 
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 NO_MEMBER = re.compile(rf"-({'|'.join(set(recipes.NO_RESULT) - {'member'})})(\+|-s\d|$)|\+fold=")  # of an ensemble
@@ -39,8 +40,9 @@ def results_table(root: str | Path, data: str = "fer2013") -> str:
         "| clean accuracy (n) | with flip TTA | PublicTest | outside data | parameters | minutes | records |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    report = load_audit(file) if (file := Path(root) / "audit" / f"{data}.json").exists() else None
     for name, runs in groups.items():
-        lines.append(_row(name, runs))
+        lines.append(_row(name, runs, report))
     return "\n".join(lines)
 
 
@@ -75,7 +77,7 @@ def _check_group(runs: list[tuple[Path, dict]]) -> None:
         raise ValueError(f"{where} repeat a seed; a mean over seeds takes each once")
 
 
-def _row(name: str, runs: list[tuple[Path, dict]]) -> str:
+def _row(name: str, runs: list[tuple[Path, dict]], report: dict | None) -> str:
     metrics = [record["metrics"] for _, record in runs]
 
     def mean(split: str, headline: str) -> str:
@@ -89,12 +91,19 @@ def _row(name: str, runs: list[tuple[Path, dict]]) -> str:
     ]
     cells += [", ".join(f"{100 * m['PrivateTest']['accuracy']['value']:.1f}" for m in metrics)]
     cells += [mean("PrivateTest", headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
-    cells += [f"{mean('PrivateTest clean', 'accuracy')} ({metrics[0]['PrivateTest clean']['n']:,})"]
+    cells += [_clean([folder for folder, _ in runs], report) if report else "not audited"]
     cells += [mean("PrivateTest flip TTA", "accuracy"), mean("PublicTest", "accuracy")]
     cells += [", ".join(outside(runs[0][1])) or "none"]
     cells += [f"{runs[0][1]['parameters']:,}", f"{np.mean([r['seconds']['training'] for _, r in runs]) / 60:.0f}"]
     cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in runs)]
     return f"| {' | '.join(cells)} |"
+
+
+def _clean(folders: list[Path], report: dict) -> str:
+    """Mean accuracy on the images without a copy in Training, by an audit, and their number."""
+    right, _ = hits(folders)
+    clean = part_of_rows(report, "PrivateTest", load_logits(folders[0])["PrivateTest_rows"]) == 0
+    return f"{100 * right[:, clean].mean():.1f} ({clean.sum():,})"
 
 
 def _link(folder: Path) -> str:

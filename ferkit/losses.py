@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ferkit import DataError
-from ferkit.atomic import project_root
+from ferkit.atomic import in_checkout
 from ferkit.augment import Mixing
 from ferkit.faces import Faces
 from ferkit.ferplus import is_ferplus
@@ -27,7 +27,7 @@ class Objective:
         self.votes = vote_targets(training).to(device) if recipe.targets == "votes" else None
         self.teacher = None
         if recipe.teacher:
-            logits = teacher_logits(teacher_file(recipe), training).to(device)
+            logits = teacher_logits(in_checkout(recipe.teacher), training).to(device)
             self.teacher = (logits / recipe.temperature).softmax(1)
         self.weight = class_weights(training).to(device) if recipe.class_weights else None
 
@@ -91,12 +91,6 @@ def vote_targets(training: Faces) -> Tensor:
     total = targets.sum(1, keepdims=True)
     labels = F.one_hot(training.labels.cpu(), len(training.classes)).numpy()
     return torch.from_numpy(np.where(kept[:, None] & (total > 0), targets / np.maximum(total, 1e-9), labels)).float()
-
-
-def teacher_file(recipe: Recipe) -> Path:
-    """Where a recipe's teacher is: as it says, or below the top of the checkout."""
-    path = Path(recipe.teacher)
-    return path if path.exists() else project_root() / path
 
 
 def teacher_logits(path: str | Path, training: Faces) -> Tensor:

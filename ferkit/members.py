@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from ferkit import DataError
-from ferkit.audit import INDEPENDENT
 from ferkit.ensemble import Combination, get_method
 from ferkit.faces import Faces
+from ferkit.independence import INDEPENDENT
 from ferkit.records import load_logits, measured_splits, read_record, save_logits
 from ferkit.weights import BEST
 
@@ -75,7 +75,8 @@ def load_members(paths: list[Path], views: bool = False) -> Members:
         raise DataError(f"{', '.join(others)}: of other data than {paths[0]}, by the fingerprint in the record")
     shared, stacked = dict(each[0]), {}
     for usage in measured_splits(each[0]):
-        shared[f"{usage}_clean"] = np.all([arrays[f"{usage}_clean"] for arrays in each], 0)
+        if all(f"{usage}_clean" in arrays for arrays in each):  # older runs
+            shared[f"{usage}_clean"] = np.all([arrays[f"{usage}_clean"] for arrays in each], 0)
         for key in ("logits", "logits_flip"):
             stacked[f"{usage}_{key}"] = np.stack([arrays[f"{usage}_{key}"] for arrays in each])
     return Members(tuple(paths), tuple(records), shared | stacked, views)

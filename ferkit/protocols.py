@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ferkit import DataError
+from ferkit.atomic import in_checkout
+from ferkit.audit import load_audit
 from ferkit.augment import augment, get_policy
 from ferkit.faces import Faces
 from ferkit.ferplus import LOOSE, is_ferplus, strict
@@ -36,12 +39,27 @@ class Arrangement:
 
 
 def arrange(faces: Faces, recipe: Recipe) -> Arrangement:
-    """What a recipe does with faces, by its protocol; its fold is left out of training."""
+    """What a recipe does with faces, by its protocol; what it excludes, and its fold, are left out of training.
+
+    Raises DataError for a file to exclude by that is no audit of these faces.
+    """
     there = _ARRANGE[recipe.protocol](faces, _standard(faces))
-    if not recipe.fold:
-        return there
-    k, n = recipe.fold
-    return replace(there, training=there.training[there.training.rows % n != k])
+    training = there.training
+    if recipe.exclude:
+        training = training[~torch.isin(training.rows, torch.tensor(_excluded(recipe, faces), dtype=torch.int64))]
+    if recipe.fold:
+        k, n = recipe.fold
+        training = training[training.rows % n != k]
+    return replace(there, training=training)
+
+
+def _excluded(recipe: Recipe, faces: Faces) -> list[int]:
+    report = load_audit(in_checkout(recipe.exclude))
+    of, ours = report["data"], faces.fingerprint
+    if of["fingerprint"] != ours:
+        told = f"{recipe.exclude} is an audit of {of['name']} ({of['fingerprint']}), not of {faces.name} ({ours})"
+        raise DataError(f"{told}; make one: ferkit audit DATA --json FILE")
+    return report["rows"]["training_left_out"]
 
 
 def _standard(faces: Faces) -> Arrangement:

@@ -54,6 +54,7 @@ class Recipe:
     layer_decay: float = 1.0  # factor on lr for each block (outline.blocks) further from the head
     new_head: bool = False  # of a start from saved weights all but the head, which may have other classes
     protocol: str = "standard"
+    exclude: str = ""  # file of an audit (audit.py), whose training_left_out are not learned from
     fold: tuple[int, ...] = ()  # (k, n): faces whose row is k modulo n are not learned from; (): all are
     precision: str = "auto"  # auto: the fastest that the device has (precision.choose)
 

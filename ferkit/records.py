@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from ferkit import DataError, __version__
-from ferkit.atomic import project_root, whole_file
-from ferkit.audit import BATCH_SIZES, batch_independence, clean_mask
+from ferkit.atomic import in_checkout, project_root, whole_file
+from ferkit.audit import PARTS, part_of_rows
 from ferkit.faces import Faces
 from ferkit.ferplus import learnable
+from ferkit.independence import BATCH_SIZES, batch_independence
 from ferkit.labels import UNLABELLED, USAGES
-from ferkit.losses import teacher_file
 from ferkit.machine import code_version, describe_machine, library_version, versions
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.parallel import joined, launch
@@ -33,6 +33,7 @@ from ferkit.train import OutOfTime, State, file_start, fit, silent
 from ferkit.weights import BEST, load_weights
 
 SCHEMA = 1
+JUDGED = USAGES[1:]
 SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, nats")  # of metrics.HEADLINES
 
 
@@ -55,7 +56,7 @@ def run(
         record = read_record(folder)
         if not is_of(record, recipe) or record["data"]["fingerprint"] != faces.fingerprint:
             raise DataError(f"{folder} holds the record of another recipe or other data; name another folder")
-        if recipe.teacher and record.get("teacher", {}) not in ({}, file_start(teacher_file(recipe))):
+        if recipe.teacher and record.get("teacher", {}) not in ({}, file_start(in_checkout(recipe.teacher))):
             raise DataError(f"{folder} holds the record of a run with another teacher; name another folder")
         if weights and record["start"] != file_start(weights):
             raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
@@ -87,7 +88,7 @@ def _fit_in_time(recipe: Recipe, splits: tuple[Faces, Faces], folder: Path, how:
 
 
 def save_logits(weights: Path, faces: Faces, path: Path, device: str = "auto") -> None:
-    """logits.npz of saved weights: a judged split's logits, flip-TTA logits (float16), labels, rows, clean."""
+    """logits.npz of saved weights: a judged split's logits, flip-TTA logits (float16), labels and rows."""
     model, recipe, classes = load_weights(weights)
     model, there = model.to(pick_device(device)), arrange(faces, recipe)
     arrays: dict[str, np.ndarray] = {"classes": np.array(classes)}
@@ -99,7 +100,6 @@ def save_logits(weights: Path, faces: Faces, path: Path, device: str = "auto") -
             arrays[f"{usage}_{name}"] = logits(model, split.images, tta=view).numpy().astype(np.float16)
         arrays[f"{usage}_labels"] = split.labels.numpy().astype(np.int8)
         arrays[f"{usage}_rows"] = split.rows.numpy().astype(np.int32)
-        arrays[f"{usage}_clean"] = clean_mask(split, there.training).numpy()
     save_arrays(path, arrays)
 
 
@@ -115,15 +115,39 @@ def measured_splits(arrays: dict[str, np.ndarray]) -> list[str]:
 
 
 def measure(folder: str | Path) -> dict:
-    """Every metric of a run folder, from its logits.npz alone: {split, split clean, split flip TTA: metrics}."""
+    """Every metric of a run folder, from its logits.npz alone: {split, split flip TTA: metrics}.
+
+    Older runs kept which images are clean by an earlier rule (correlation); audit.measure_parts has the present one.
+    """
     arrays = load_logits(folder)
     classes, metrics = tuple(arrays["classes"].tolist()), {}
     for usage in measured_splits(arrays):
-        values, labels, clean = (arrays[f"{usage}_{k}"] for k in ("logits", "labels", "clean"))
+        values, labels = (arrays[f"{usage}_{key}"] for key in ("logits", "labels"))
         metrics[usage] = evaluate(values, labels, classes)
-        if clean.any():
+        if (clean := arrays.get(f"{usage}_clean", np.zeros(1))).any():
             metrics[f"{usage} clean"] = evaluate(values[clean], labels[clean], classes)
         metrics[f"{usage} flip TTA"] = evaluate(arrays[f"{usage}_logits_flip"], labels, classes)
+    return metrics
+
+
+def measure_parts(folder: str | Path, report: dict, usages: tuple[str, ...] = ("PrivateTest",)) -> dict[str, dict]:
+    """Every metric of a run on each part of those splits, from its logits: {"PrivateTest clean": metrics, ...}.
+
+    The parts are audit.PARTS. Raises DataError for an audit of other data.
+    """
+    of, ours = report["data"]["fingerprint"], read_record(folder)["data"]["fingerprint"]
+    if of != ours:
+        raise DataError(f"{folder} was measured on data {ours}, the audit is of {of}; make its own: ferkit audit")
+    arrays, metrics = load_logits(folder), {}
+    classes = tuple(arrays["classes"].tolist())
+    for usage in measured_splits(arrays):
+        if usage not in usages:
+            continue
+        parts = part_of_rows(report, usage, arrays[f"{usage}_rows"])
+        for i, name in enumerate(PARTS):
+            if (mine := parts == i).any():
+                values, labels = arrays[f"{usage}_logits"][mine], arrays[f"{usage}_labels"][mine]
+                metrics[f"{usage} {name}"] = evaluate(values, labels, classes)
     return metrics
 
 
@@ -146,7 +170,8 @@ def write_record(
         },
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "start": state.start,
-        **({"teacher": file_start(teacher_file(recipe))} if recipe.teacher else {}),
+        **({"exclude": file_start(in_checkout(recipe.exclude))} if recipe.exclude else {}),
+        **({"teacher": file_start(in_checkout(recipe.teacher))} if recipe.teacher else {}),
         "batch_independence": certificate(folder, faces),
         "selected": {"by": there.chosen_by} | {"epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
         "engine": engine or {"processes": 1, "compiled": False},
@@ -172,7 +197,7 @@ def save_record(folder: Path, recipe, record: dict, device: str = "auto") -> Non
 
 
 def certificate(folder: Path, faces: Faces) -> float:
-    """audit.batch_independence of a run's selected weights, on the first images of PublicTest; on the CPU."""
+    """independence.batch_independence of a run's selected weights, on the first images of PublicTest; on the CPU."""
     images, n = faces.split("PublicTest").images, max(BATCH_SIZES)
     images = images.repeat(-(-n // len(images)), 1, 1)[:n]  # fewer are repeated
     return batch_independence(load_weights(folder / BEST)[0], images)
@@ -250,8 +275,8 @@ def read_log(folder: str | Path) -> list[dict[str, str]]:
 
 
 def load_logits(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a run folder's logits.npz, or of such a file: <split>_logits, _logits_flip (n, C), _labels, _rows,
-    _clean (n,), classes."""
+    """The arrays of a run folder's logits.npz, or of such a file: <split>_logits, _logits_flip (n, C), _labels and
+    _rows (n,), classes."""
     path = Path(path) if Path(path).suffix == ".npz" else Path(path) / "logits.npz"
     try:
         with np.load(path) as file:

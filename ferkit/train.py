@@ -17,13 +17,12 @@ import torch
 from torch import nn
 
 from ferkit import DataError
-from ferkit.atomic import whole_file
+from ferkit.atomic import in_checkout, whole_file
 from ferkit.checkpoint import LOG_FIELDS, State, alone, claim
 from ferkit.faces import Faces
 from ferkit.ferplus import learnable
 from ferkit.labels import UNLABELLED
 from ferkit.loop import Loop, key
-from ferkit.losses import teacher_file
 from ferkit.models import create_model
 from ferkit.models.pretrained import trunk_of
 from ferkit.parallel import Team, joined
@@ -119,7 +118,8 @@ def file_start(path: str | Path) -> dict[str, str]:
 
 def _identity(recipe: Recipe, training: Faces) -> str:
     """What a run is trained on: the faces' fingerprint, and its teacher's."""
-    return training.fingerprint + (f" {file_start(teacher_file(recipe))['sha256'][:16]}" if recipe.teacher else "")
+    teacher = f" {file_start(in_checkout(recipe.teacher))['sha256'][:16]}" if recipe.teacher else ""
+    return training.fingerprint + teacher
 
 
 def silent(*_words, **_how) -> None:

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from ferkit import DataError
-from ferkit.audit import INDEPENDENT, batch_independence
+from ferkit.independence import INDEPENDENT, batch_independence
 from ferkit.models import InputSpec, create_model, list_models, register
 from ferkit.models.outline import cost, outline
 from ferkit.models.pretrained import load_trunk, trunk_of

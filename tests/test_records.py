@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, audit, leaderboard, records, synthetic
-from ferkit.faces import Faces
+from ferkit import DataError, independence, leaderboard, records, synthetic
 from ferkit.metrics import HEADLINES
 from ferkit.recipe import Recipe
 
@@ -93,7 +92,7 @@ def test_a_quick_run_and_a_model_that_looks_at_its_batch_are_refused(run, tmp_pa
             json.dumps(official | {"recipe": record["recipe"] | {"name": name}})
         )
         assert "`r-quick" not in leaderboard.results_table(tmp_path)
-    assert record["batch_independence"] < audit.INDEPENDENT and record["start"] == {}
+    assert record["batch_independence"] < independence.INDEPENDENT and record["start"] == {}
     (tmp_path / "x" / "record.json").write_text(json.dumps(official | {"batch_independence": 0.9}))
     with pytest.raises(ValueError, match="compact moves by 90.0% with its batch; that is no result"):
         leaderboard.results_table(tmp_path)
@@ -136,32 +135,3 @@ def test_the_table_goes_between_its_markers(tmp_path):
     page.write_text("no markers")
     with pytest.raises(ValueError, match="needs the two lines"):
         leaderboard.write_between_markers(page, "new")
-
-
-def copies() -> Faces:
-    rng = np.random.default_rng(0)
-    pool = rng.integers(40, 200, (6, 12, 12)).repeat(4, 1).repeat(4, 2).astype(np.uint8)
-    pool[5] = 0  # one grey: only an exact copy can be seen
-    changed = [pool[0], pool[1][:, ::-1], (pool[2] * 0.8 + 20).astype(np.uint8), pool[5]]
-    fresh = rng.integers(0, 255, (2, 48, 48))
-    images = torch.from_numpy(np.concatenate([pool, np.array(changed), fresh]).astype(np.uint8))
-    usage = torch.tensor([0] * 6 + [2] * 6, dtype=torch.uint8)
-    return Faces(images, torch.zeros(12, dtype=torch.int64), usage, torch.arange(12))
-
-
-def test_copies_are_found_exact_mirrored_and_brightened():
-    faces = copies()
-    similarity, index = audit.nearest(faces.split("PrivateTest").images, faces.split("Training").images, chunk=4)
-    assert index[:3].tolist() == [0, 1, 2] and similarity[:3].min() > 0.99
-    assert (~audit.clean_mask(faces.split("PrivateTest"), faces.split("Training"))).tolist() == [True] * 4 + [False] * 2
-    text = audit.describe(faces)
-    assert "PrivateTest: 3 of 6 have a copy in Training" in text and "2 different pictures occur in both" in text
-    assert "no FER+ votes" in text
-
-
-def test_the_known_exact_copies_of_fer2013(real_faces):
-    private = {image.tobytes() for image in real_faces.split("PrivateTest").images.numpy()}
-    training = {image.tobytes() for image in real_faces.split("Training").images.numpy()}
-    clean = audit.clean_mask(real_faces.split("PrivateTest"), real_faces.split("Training"))
-    exact = [image.tobytes() in training for image in real_faces.split("PrivateTest").images.numpy()]
-    assert len(private & training) == 278 and 2800 < clean.sum() < 3100 and not clean[exact].any()

@@ -8,8 +8,9 @@ Claimed: 92.50 % on FER2013, by attention across a test batch sorted by class. M
 
 `patt_lite_batch` is the network as published: Keras' attention takes (batch, tokens, dim) and is handed (batch, 32), so
 each image's features become a weighted mean over the *other images of its batch*. It has the same tensors, is kept to
-show the error, fails `audit.batch_independence` and is refused by the leaderboard. `patt_lite` is what was meant: the
-2x2 patch map is four tokens of 256, projected to 32; attention stays inside an image; then the mean over tokens.
+show the error, fails `independence.batch_independence` and is refused by the leaderboard. `patt_lite` is what was
+meant: the 2x2 patch map is four tokens of 256, projected to 32; attention stays inside an image; then the mean over
+tokens.
 
 For small inputs, `patch` is the first patch layer's kernel: with 1, a 64x64 face gives the same 2x2 tokens.
 Where both differ from the code: epsilon of batch norm and padding as in timm's MobileNetV1, whose ImageNet weights
