@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ferkit.judge import Judge
+from ferkit.models.residual_masking import ResidualMasking
 from ferkit.predict import logits, prepare
 
 METHODS = {  # our names -> grad-cam's classes; eigen_cam alone does not look at the class
@@ -77,6 +78,29 @@ def judge_maps(judge: Judge, images: Tensor, classes: Tensor | int | None = None
                 maps = cam_maps(model, images.flip(-1) if mirrored else images, classes, method)
                 total += share * (maps.flip(-1) if mirrored else maps)
     return total
+
+
+def mask_maps(model: ResidualMasking, images: Tensor, batch_size: int = 64) -> list[Tensor]:
+    """What the four masks of a Residual Masking Network refine: the largest channel at each place, as maps (N, H, W).
+
+    A mask is a softmax over channels, so that its largest says how decided it is there. Scaled as `cam_maps`.
+    """
+    stages, found = [getattr(model, f"stage{i}") for i in range(1, 5)], [[], [], [], []]
+    hooks = [
+        stage.mask.register_forward_hook(lambda _m, _i, out, parts=parts: parts.append(out.amax(1).float().cpu()))
+        for stage, parts in zip(stages, found, strict=True)
+    ]
+    try:
+        logits(model, images, batch_size=batch_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    maps = [F.interpolate(torch.cat(parts)[:, None], images.shape[-2:], mode="bilinear")[:, 0] for parts in found]
+    lows = [some.amin((1, 2), keepdim=True) for some in maps]
+    return [
+        (some - low) / (some - low).amax((1, 2), keepdim=True).clamp_min(1e-9)
+        for some, low in zip(maps, lows, strict=True)
+    ]
 
 
 @contextlib.contextmanager

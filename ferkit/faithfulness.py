@@ -39,6 +39,11 @@ def centre_maps(n: int, side: int = 48, sigma: float = 0.25) -> Tensor:
     return (blob / blob.max()).expand(n, -1, -1)
 
 
+def baseline_maps(n: int, side: int = 48, seed: int = 0) -> dict[str, Tensor]:
+    """What a method has to beat, by name."""
+    return {"random map": random_maps(n, side, seed=seed), "centre blob": centre_maps(n, side)}
+
+
 def perturbation_curve(
     judge: Callable[[Tensor], Tensor], images: Tensor, maps: Tensor, classes: Tensor, *, insert: bool = False,
     fill: str = "blur", steps: int = 12,
@@ -97,7 +102,7 @@ def road(
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
     _check(images, maps)
-    x = prepare(images, model.input_spec).contiguous()
+    x = prepare(images.to(next(model.parameters()).device), model.input_spec).contiguous()
     wide = F.interpolate(maps[:, None], x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     # Ties would make the package remove other shares than it says: all of the picture, where most of a map is zero.
     order = 1 - _places(wide).view_as(wide) / wide[0].numel()
