@@ -38,7 +38,9 @@ def cam_maps(
 
     images: uint8 (N, H, W). classes: what is asked for, int64 (N,) or one for all: the labels, any other, by default
     the predicted ones. Since every map is scaled by itself, two maps' strengths cannot be compared. A map that is the
-    same everywhere comes back as zeros, as does every map of a layer of 1x1, which has no places to tell apart.
+    same everywhere comes back as zeros, as does every map of a layer of 1x1, which has no places to tell apart. A cell
+    is drawn where it stands in the map: behind padded 3x3 convolutions of stride 2 (ResNets) it saw what lies up to
+    half a cell further up and left, and the map leans to the lower right.
     The model is left in evaluation mode, its parameters and their gradients as they were.
     Raises ValueError for an unknown method, or classes that do not fit the images or the model.
     """

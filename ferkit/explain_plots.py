@@ -20,8 +20,9 @@ def face_rows(rows: list[tuple[str, list, Tensor | None, list[str] | None]], tit
     for row, (name, faces, maps, captions) in zip(axes, rows, strict=True):
         for i, place in enumerate(row):
             place.set(xticks=[], yticks=[], frame_on=faces[i] is not None)
+            place.set_title(captions[i] if captions else "", fontsize=8)
             if faces[i] is not None:
-                picture(place, faces[i], captions[i] if captions else "")
+                picture(place, faces[i], place.get_title())
             if faces[i] is not None and maps is not None:
                 place.imshow(maps[i], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
@@ -53,8 +54,8 @@ def examples(
 
 
 def group_means(values: Tensor, groups: list[Tensor]) -> Tensor:
-    """Means (K, H, W) of values (N, H, W) over groups, bool (N,) each; zeros for an empty one."""
-    return torch.stack([values[g].float().mean(0) if g.any() else torch.zeros(values.shape[1:]) for g in groups])
+    """Means (K, H, W) of values (N, H, W) over groups, bool (N,) each; nan for an empty one."""
+    return torch.stack([values[group].float().mean(0) for group in groups])
 
 
 def mean_maps(
@@ -73,16 +74,15 @@ def mean_maps(
     backs = group_means(images, [torch.stack(some).any(0) for some in by_name])
     first, last = list(means), list(means.values())
     if len(rows) == 1:
-        less, difference = "less the mean\nof the classes", last[0] - last[0].mean(0)
-    else:  # what is not there differs in nothing
-        present = torch.tensor([all(bool(group.any()) for group in some) for some in by_name])
-        less, difference = f"{first[1]}\nless {first[0]}", (last[1] - last[0]) * present[:, None, None]
+        less, difference = "less the mean\nof the classes", last[0] - last[0].nanmean(0)
+    else:
+        less, difference = f"{first[1]}\nless {first[0]}", last[1] - last[0]
     figure, axes = new_figure(
         len(rows) + 1, len(names), (1.2 * len(names) + 2, 1.25 * len(rows) + 2), layout="compressed"
     )
     for line, (name, some) in enumerate([*means.items(), (less, difference)]):
         signed = name == less
-        reach = max(float(some.abs().max()) if signed else float(max(m.max() for m in last)), 1e-6)
+        reach = max(float((some.abs() if signed else torch.cat(last)).nan_to_num().max()), 1e-6)
         for i, place in enumerate(axes[line]):
             picture(place, backs[i], f"{names[i]}\nn {sizes[i]}" if line == 0 else "")
             scale = {"cmap": "RdBu_r", "vmin": -reach} if signed else {"cmap": "inferno", "vmin": 0}

@@ -64,7 +64,7 @@ def face_parts(faces_name: str) -> dict[str, tuple[float, ...]]:
 
     Brows end and eyes begin by eye, on the mean face: of FER2013, or lower on the drawn ones.
     """
-    cut = 0.38 if faces_name == "embedded" else 0.31
+    cut = 0.38 if faces_name == "embedded" else 0.33
     return {"forehead": (0.05, EYES[0], *EYES[2:]), "brows": (EYES[0], cut, *EYES[2:]), "eyes": (cut, *EYES[1:]),
             "nose": (EYES[1], MOUTH[0], *MOUTH[2:]), "mouth": MOUTH}  # fmt: skip
 
