@@ -156,12 +156,14 @@ def right_and_wrong(
     names = list(next(iter(tables.values())))
     figure, axes = new_figure(1, len(tables), (3.8 * len(tables) + 1.8, 0.4 * len(names) + 1.6), sharey=True)
     for place, (measure, table) in zip(axes[0], tables.items(), strict=True):
-        for which, (label, fill, shift) in enumerate((("right class", "full", 0.1), ("a wrong class", "none", -0.1))):
+        for which, (label, fill, shift) in enumerate(
+            (("the right class", "full", 0.1), ("a wrong class", "none", -0.1))
+        ):
             found = [mean_accuracy(table[name][which][None], labels) for name in names]
             value, low, high = (100 * np.array([f[key] for f in found]) for key in ("value", "low", "high"))
             place.errorbar(
                 value, shift - np.arange(len(names)), xerr=[value - low, high - value], fmt="o", color=f"C{3 * which}",
-                fillstyle=fill, capsize=3, label=f"asked for the {label}".replace("the a", "a"),
+                fillstyle=fill, capsize=3, label=f"asked for {label}",
             )  # fmt: skip
         place.set(xlabel="% (95 % interval)")
         place.set_title(measure, fontsize=9)
