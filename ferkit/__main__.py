@@ -16,4 +16,7 @@ def _end_with_stdin() -> None:
 
 if os.environ.pop("FERKIT_ENDS_WITH_STDIN", ""):  # ours alone: not for processes that we start
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-sys.exit(main())
+status = main()
+if "TORCHELASTIC_RUN_ID" in os.environ and "ferkit.parallel" in sys.modules:  # one of torchrun's
+    sys.modules["ferkit.parallel"].leave(status)
+sys.exit(status)

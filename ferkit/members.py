@@ -83,7 +83,9 @@ def load_members(paths: list[Path], views: bool = False) -> Members:
 
 def _check_kind(path: Path, record: dict) -> None:
     """DataError for a run that may not be a member of an ensemble which is fitted on PublicTest."""
-    if record["recipe"].get("protocol", "standard") != "standard" or "with_public" in str(record["start"]):
+    if (protocol := record["recipe"].get("protocol", "standard")) != "standard":
+        raise DataError(f"{path} is a run by the protocol {protocol}; members are by the standard one, leave it out")
+    if "with_public" in str(record["start"]):
         raise DataError(f"{path} was trained on PublicTest, by which an ensemble is fitted; leave it out")
     if "members" in record["recipe"] and "_soup" not in record["recipe"]["method"]:
         raise DataError(f"{path} is an ensemble that was fitted on PublicTest; name its members instead")

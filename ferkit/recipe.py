@@ -8,9 +8,8 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 OPTIMIZERS = ("nesterov", "sgd", "adam", "adamw", "radam")  # nesterov: SGD with Nesterov momentum
 SCHEDULES = ("cosine", "one_cycle", "constant", "plateau")
 TARGETS = ("labels", "votes")  # votes: FER+ distributions
-# standard: PublicTest chooses the epoch. with_public: PublicTest is trained on too, as some papers do, and the last
-# epoch is reported, since nothing is left to choose by; never in the main table.
-PROTOCOLS = ("standard", "with_public")
+# protocols.py says what each does; the standard one alone is in the results table.
+PROTOCOLS = ("standard", "with_public", "test_in_training", "augment_first", "choose_on_private", "sorted_test")
 
 LIMITS = {"lr": 100, "ema": 1, "label_smoothing": 1, "momentum": 1, "weight_decay": 10, "thaw": 1, "clip": 1e6}
 LIMITS |= {"layer_decay": 1, "focal": 10, "teacher_weight": 1, "temperature": 100}

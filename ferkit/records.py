@@ -20,20 +20,19 @@ from ferkit import DataError, __version__
 from ferkit.atomic import project_root, whole_file
 from ferkit.audit import BATCH_SIZES, batch_independence, clean_mask
 from ferkit.faces import Faces
-from ferkit.ferplus import LOOSE, is_ferplus, learnable, strict
+from ferkit.ferplus import learnable
 from ferkit.labels import UNLABELLED, USAGES
 from ferkit.losses import teacher_file
 from ferkit.machine import code_version, describe_machine, library_version, versions
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.parallel import joined, launch
 from ferkit.predict import VIEWS, logits, pick_device
+from ferkit.protocols import arrange
 from ferkit.recipe import Recipe
 from ferkit.train import OutOfTime, State, file_start, fit, silent
 from ferkit.weights import BEST, load_weights
 
 SCHEMA = 1
-JUDGED = ("PublicTest", "PrivateTest")
-SELECTED_BY = {"standard": "PublicTest accuracy", "with_public": "the last epoch"}  # by protocol
 SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, nats")  # of metrics.HEADLINES
 
 
@@ -43,8 +42,9 @@ def run(
 ) -> dict:  # fmt: skip
     """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
 
-    PrivateTest is read here, once, after training has chosen its weights without it. `weights`, `compiled`,
-    `deadline` and `say` are train.fit's. With `processes`, so many train on this machine; under torchrun its own do.
+    PrivateTest is read here, once, after training has chosen its weights, by the standard protocol without it.
+    `weights`, `compiled`, `deadline` and `say` are train.fit's. With `processes`, so many train on this machine; under
+    torchrun its own do.
     Raises what train.fit raises, and DataError when a split is missing.
     """
     folder = Path(folder)
@@ -60,7 +60,8 @@ def run(
         if weights and record["start"] != file_start(weights):
             raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
         return record
-    splits = taught(faces, recipe), faces.split("PublicTest")
+    there = arrange(faces, recipe)
+    splits = there.training, there.choosing
     how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, deadline=deadline,
                say=say)  # fmt: skip
     if processes > 1:
@@ -88,9 +89,9 @@ def _fit_in_time(recipe: Recipe, splits: tuple[Faces, Faces], folder: Path, how:
 def save_logits(weights: Path, faces: Faces, path: Path, device: str = "auto") -> None:
     """logits.npz of saved weights: a judged split's logits, flip-TTA logits (float16), labels, rows, clean."""
     model, recipe, classes = load_weights(weights)
-    model, pool = model.to(pick_device(device)), taught(faces, recipe)
+    model, there = model.to(pick_device(device)), arrange(faces, recipe)
     arrays: dict[str, np.ndarray] = {"classes": np.array(classes)}
-    for usage, split in judged(faces).items():
+    for usage, split in there.judged.items():
         if (split.labels == UNLABELLED).any():
             raise DataError(f"{usage} of {faces.name} has images without a label: nothing to measure against")
         for view in VIEWS:
@@ -98,7 +99,7 @@ def save_logits(weights: Path, faces: Faces, path: Path, device: str = "auto") -
             arrays[f"{usage}_{name}"] = logits(model, split.images, tta=view).numpy().astype(np.float16)
         arrays[f"{usage}_labels"] = split.labels.numpy().astype(np.int8)
         arrays[f"{usage}_rows"] = split.rows.numpy().astype(np.int32)
-        arrays[f"{usage}_clean"] = clean_mask(split, pool).numpy()
+        arrays[f"{usage}_clean"] = clean_mask(split, there.training).numpy()
     save_arrays(path, arrays)
 
 
@@ -106,27 +107,6 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Arrays as a compressed .npz, whole or not at all."""
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
-
-
-def taught(faces: Faces, recipe: Recipe) -> Faces:
-    """The faces that a recipe trains on, by its protocol, without its fold."""
-    if recipe.protocol == "standard":
-        pool = faces.split("Training")
-    else:
-        pool = faces[faces.usage != USAGES.index("PrivateTest")]
-    if not recipe.fold:
-        return pool
-    k, n = recipe.fold
-    return pool[pool.rows % n != k]
-
-
-def judged(faces: Faces) -> dict[str, Faces]:
-    """What a run is judged on, by name; PrivateTest of FER+ is two sets (ferplus)."""
-    splits = {usage: faces.split(usage) for usage in JUDGED}
-    if is_ferplus(faces):
-        private = splits["PrivateTest"]
-        splits |= {"PrivateTest": strict(private), LOOSE: private}
-    return splits
 
 
 def measured_splits(arrays: dict[str, np.ndarray]) -> list[str]:
@@ -154,21 +134,21 @@ def write_record(
 
     engine: the processes that trained its last part, and whether torch.compile did.
     """
+    there = arrange(faces, recipe)
     record = {
         "code": state.sources,
         "data": {
             "name": faces.name,
             "fingerprint": faces.fingerprint,
             "official": faces.is_official,
-            "n": {"Training": len(learnable(taught(faces, recipe), recipe.targets))}
-            | {usage: len(split) for usage, split in judged(faces).items()},
+            "n": {"Training": len(learnable(there.training, recipe.targets))}
+            | {usage: len(split) for usage, split in there.judged.items()},
         },
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "start": state.start,
         **({"teacher": file_start(teacher_file(recipe))} if recipe.teacher else {}),
         "batch_independence": certificate(folder, faces),
-        "selected": {"by": SELECTED_BY[recipe.protocol]}
-        | {"epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
+        "selected": {"by": there.chosen_by} | {"epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
         "engine": engine or {"processes": 1, "compiled": False},
         "precision": {"used": state.precision, "milliseconds": state.timings},
         "seconds": {"training": round(state.seconds, 1), "processor": round(state.cpu_seconds, 1)},

@@ -17,7 +17,8 @@ from ferkit.faces import Faces
 from ferkit.labels import UNLABELLED
 from ferkit.metrics import percentiles, resamples
 from ferkit.predict import logits, pick_device
-from ferkit.records import interval, judged, save_arrays
+from ferkit.protocols import arrange
+from ferkit.records import interval, save_arrays
 from ferkit.weights import BEST, load_weights
 
 FILE = "corrupted.npz"
@@ -46,10 +47,10 @@ def save_robustness(folder: str | Path, faces: Faces, device: str = "auto") -> N
     folder = Path(folder)
     if (folder / FILE).exists():
         raise FileExistsError(f"{folder / FILE} exists, and measurements are not overwritten")
-    split = judged(faces)["PrivateTest"]
+    model, recipe, classes = load_weights(folder / BEST)
+    split = arrange(faces, recipe).judged["PrivateTest"]
     if not len(split) or (split.labels == UNLABELLED).any():
         raise DataError(f"{faces.name} has no PrivateTest images with labels: nothing to measure against")
-    model, _, classes = load_weights(folder / BEST)
     if classes != faces.classes:
         raise DataError(f"{folder} tells {', '.join(classes)} apart; {faces.name} has {', '.join(faces.classes)}")
     predicted, clean = robustness(model.to(pick_device(device)), split)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import update_bn
 from ferkit import DataError
 from ferkit.faces import Faces
 from ferkit.predict import logits, pick_device, prepare
-from ferkit.records import taught
+from ferkit.protocols import arrange
 from ferkit.weights import load_weights, save_weights
 
 SOUPS = ("uniform", "greedy")
@@ -51,7 +51,7 @@ def soup(files: list[Path], faces: Faces, method: str, path: Path, device: str =
         raise ValueError(f"a soup is one of {list(SOUPS)}, of one file of weights at least; got {method!r}, {files}")
     where = pick_device(device)
     _, recipe, classes = load_weights(files[0])
-    training, public = taught(faces, recipe), faces.split("PublicTest")
+    training, public = arrange(faces, recipe).training, faces.split("PublicTest")
     images = training.images[:: max(1, len(training) // N_IMAGES)]
 
     def mixed(chosen: list[Path]) -> nn.Module:

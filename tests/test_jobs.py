@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -191,7 +192,10 @@ def kill_its_worker(log, over, killed):
     try:
         wait_for(lambda: log.exists() and " epoch 1/3 " in log.read_text())
         for process in psutil.Process().children(recursive=True):
-            if "--seed 0" in " ".join(process.cmdline()):
+            command = ""
+            with suppress(psutil.NoSuchProcess):  # one that has just ended
+                command = " ".join(process.cmdline())
+            if "--seed 0" in command:
                 killed.append(process.parent().pid)
                 process.parent().kill()
                 process.wait(600)  # the training ends with its worker

@@ -17,6 +17,7 @@ from ferkit.losses import teacher_logits
 from ferkit.members import load_members, snapshots
 from ferkit.models import create_model
 from ferkit.predict import logits
+from ferkit.protocols import arrange
 from ferkit.recipe import Recipe
 from ferkit.soups import average, soup
 from ferkit.train import silent
@@ -168,7 +169,7 @@ def test_members_that_do_not_belong_together(runs):
     rewrite(runs / "b", **arrays)
     for changes, message in (
         ({"batch_independence": 0.3}, "rest of the batch"),
-        ({"recipe": records.read_record(runs / "b")["recipe"] | {"protocol": "with_public"}}, "trained on PublicTest"),
+        ({"recipe": records.read_record(runs / "b")["recipe"] | {"protocol": "with_public"}}, "protocol with_public"),
     ):
         record = records.read_record(runs / "b")
         (runs / "b" / "record.json").write_text(json.dumps(record | changes))
@@ -222,7 +223,7 @@ def test_a_teacher_has_not_seen_what_it_judges(faces, tmp_path):
     for k, folder in enumerate(folders):
         unseen = training.rows % 2 == k
         model, recipe, _ = load_weights(folder / "best.safetensors")
-        assert not set(records.taught(faces, recipe).rows.tolist()) & set(training.rows[unseen].tolist())
+        assert not set(arrange(faces, recipe).training.rows.tolist()) & set(training.rows[unseen].tolist())
         wanted = logits(model, training.images[unseen]).softmax(1)
         assert torch.allclose(found[unseen].softmax(1), wanted, atol=2e-3)
     assert accuracy == pytest.approx((found.argmax(1) == training.labels).float().mean().item(), abs=0.02)

@@ -15,6 +15,7 @@ from ferkit.checkpoint import alone
 from ferkit.loop import Loop
 from ferkit.models import create_model
 from ferkit.predict import logits
+from ferkit.protocols import arrange
 from ferkit.recipe import Recipe
 from ferkit.recipes import PROFILE_KINDS, RECIPES, get_recipe, kinds
 from ferkit.weights import load_weights, save_weights
@@ -347,7 +348,7 @@ def test_snapshots_are_kept_at_the_end_of_each_cycle(faces, tmp_path):
 
 
 def test_a_fold_is_not_learned_from(faces):
-    kept = records.taught(faces, replace(TINY, fold=(1, 3)))
+    kept = arrange(faces, replace(TINY, fold=(1, 3))).training
     left_out = faces.split("Training")
     left_out = left_out[left_out.rows % 3 == 1]
     assert len(kept) + len(left_out) == len(faces.split("Training")) and not set(kept.rows.tolist()) & set(

@@ -4,11 +4,13 @@ Paper: none; pre-sized residual blocks (He et al. 2016, arXiv 1512.03385) behind
 Input: (N, 1, H, W), 48x48 by default, H and W multiples of 8; FER2013's mean and std removed.
 Parameters: 973,383 for 7 classes.
 Claimed: nothing. Measured: README's table.
+batch_attention=True is for leaks.py alone: a network that looks at its batch, which the leaderboard refuses.
 Why so: most blocks stand where the maps are small and cheap. The stem folds 2x2 pixels into channels, so that every
 convolution is a dense 3x3 of stride 1 on at most 24x24 positions: what a CPU's bfloat16 units do best, about twice
 the speed of float32 where there is AVX512-BF16.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,8 +39,9 @@ class Compact(nn.Module):
     cam_layer = "stages"  # the last map: 6x6 for a 48x48 face
 
     def __init__(
-        self, num_classes: int = 7, in_chans: int = 1, width: int = 32, depths: tuple = (1, 2, 3), drop: float = 0.2
-    ) -> None:
+        self, num_classes: int = 7, in_chans: int = 1, width: int = 32, depths: tuple = (1, 2, 3), drop: float = 0.2,
+        batch_attention: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.input_spec = InputSpec(48, multiple=8).with_channels(in_chans)
         self.stem = nn.Sequential(
@@ -53,6 +56,7 @@ class Compact(nn.Module):
                 n_in = n_out
         self.stages = nn.Sequential(*layers)
         self.drop, self.head = nn.Dropout(drop), nn.Linear(n_in, num_classes)
+        self.attention = nn.Parameter(torch.tensor(1.0)) if batch_attention else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -63,7 +67,11 @@ class Compact(nn.Module):
 
     def forward_head(self, x: Tensor) -> Tensor:
         """(N, 4 width, h, w) -> logits (N, num_classes)."""
-        return self.head(self.drop(x.mean((2, 3))))
+        x = x.mean((2, 3))
+        if self.attention is not None:  # wrong on purpose, as PAtt-Lite was published: images attend to each other
+            x = F.layer_norm(x, x.shape[1:])
+            x = (self.attention * x @ x.T / x.shape[1] ** 0.5).softmax(-1) @ x  # (N, N) @ (N, 4 width)
+        return self.head(self.drop(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
