@@ -268,6 +268,16 @@ def obtain(recipe: Recipe, faces: Faces, device: str = "auto", weights: str | Pa
     return folder
 
 
+def obtain_weights(recipe: Recipe, faces: Faces, device: str = "auto") -> Path:
+    """As `obtain`, with the weights, which committed records lack: the folder below runs/, trained if need be."""
+    folder = run_folder(recipe, faces)
+    there = (folder / "record.json").exists()
+    record = run(recipe, faces, folder, device, say=silent)
+    if not there:
+        print(f"{recipe.run_name}: trained in {record['seconds']['training']:.0f} s")
+    return folder
+
+
 def read_log(folder: str | Path) -> list[dict[str, str]]:
     """The rows of a run's log.csv."""
     with open(Path(folder) / "log.csv", newline="") as file:

@@ -39,6 +39,13 @@ class Truth:
         """bool (N, 48, 48): where that action unit shows in each picture, whether it pulls or not."""
         return place(self.who, unit)
 
+    def shown(self, least: float = 0.3) -> np.ndarray:
+        """bool (N, 48, 48): where each face's own emotion shows: its units that pull at least so much."""
+        own = np.array([[unit in EMFACS[name] for unit in UNITS] for name in EMOTIONS])[self.emotion]
+        pulls = own & (self.units >= least)
+        places = (self.place(unit) & pulls[:, i, None, None] for i, unit in enumerate(UNITS))
+        return np.logical_or.reduce(list(places))
+
 
 def embedded_faces(n: int = N_FACES, seed: int = SEED) -> Faces:
     """n drawn faces in three splits; the same n and seed give the same bytes."""

@@ -51,7 +51,10 @@ def timm_model(
     if options.get("img_size"):
         spec = replace(spec, smallest=size, multiple=size)
     model.input_spec = spec.with_channels(in_chans)
-    model.cam_layer = model.feature_info[-1]["module"]
+    last = model.feature_info[-1]
+    model.cam_layer, model.cam_channels = last["module"], last["num_chs"]
+    if getattr(model, "global_pool", None) == "token" and hasattr(model.get_submodule(model.cam_layer), "norm1"):
+        model.cam_layer += ".norm1"  # behind the last block only the class token has a gradient
     return model
 
 
