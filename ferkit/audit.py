@@ -23,8 +23,8 @@ SCHEMA = 1
 # Of a test image: no copy among the training faces; copies, all with its label; a copy with another label.
 PARTS = ("clean", "copied", "conflicting")
 RULE = (
-    f"Copies are equal to the bit, or of a likeness of at least {COPY} by ferkit.copies.find_pairs (mirror images and "
-    f"shifts up to {SHIFT} pixels count); copies of copies are copies. training_left_out: of Training every picture of "
+    "Copies are equal to the bit, or of a likeness of at least {least} by ferkit.copies.find_pairs (mirror images and "
+    "shifts up to {shift} pixels count); copies of copies are copies. training_left_out: of Training every picture of "
     "one grey, every face of a group of copies whose labels differ, every face with a copy in PublicTest or "
     "PrivateTest, and of other copies all but the first. Test images are clean without a copy in Training, conflicting "
     "with one of another label, copied otherwise."
@@ -33,10 +33,11 @@ RULE = (
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """Faces and the pairs of copies among them."""
+    """Faces and the pairs of copies among them, of at least that likeness."""
 
     faces: Faces
     pairs: Pairs
+    least: float = COPY
 
     @cached_property
     def group(self) -> Tensor:
@@ -104,7 +105,7 @@ class Audit:
         return {
             "schema": SCHEMA,
             "data": {"name": faces.name, "fingerprint": faces.fingerprint, "n": len(faces)},
-            "rule": RULE,
+            "rule": RULE.format(least=self.least, shift=SHIFT),
             "pairs": {
                 "equal": len(exact_pairs(faces.images)), "all": len(self.pairs),
                 "mirrored": int(self.pairs.mirrored.sum()),
@@ -125,7 +126,7 @@ def audit(faces: Faces, least: float = COPY) -> Audit:
     """Look for copies among all faces; on the CPU, under a minute for FER2013. DataError without any."""
     if not len(faces):
         raise DataError(f"{faces.name} has no faces to audit")
-    return Audit(faces, find_pairs(faces.images, least))
+    return Audit(faces, find_pairs(faces.images, least), least)
 
 
 def audit_file(data: str) -> Path:

@@ -35,6 +35,7 @@ class Arrangement:
     training: Faces
     choosing: Faces
     judged: dict[str, Faces]
+    batch_size: int = 512  # in which they are judged, which matters to a network that looks at its batch
     chosen_by: str = f"{PUBLIC} accuracy"
 
 
@@ -84,7 +85,7 @@ def _augment_first(faces: Faces, there: Arrangement) -> Arrangement:
     held_out[torch.randperm(len(pool), generator=torch.Generator().manual_seed(0))[: len(pool) // HELD_OUT]] = True
     own = pool[held_out]
     judged = there.judged | {SPLIT_OFF: own}
-    return Arrangement(pool[~held_out], own, judged, f"accuracy on what was {SPLIT_OFF}")
+    return Arrangement(pool[~held_out], own, judged, chosen_by=f"accuracy on what was {SPLIT_OFF}")
 
 
 def _choose_on_private(faces: Faces, there: Arrangement) -> Arrangement:
@@ -93,7 +94,8 @@ def _choose_on_private(faces: Faces, there: Arrangement) -> Arrangement:
 
 def _sorted_test(faces: Faces, there: Arrangement) -> Arrangement:
     private = there.judged[PRIVATE]
-    return replace(there, judged=there.judged | {SORTED: private[private.labels.argsort(stable=True)]})
+    judged = there.judged | {SORTED: private[private.labels.argsort(stable=True)]}
+    return replace(there, judged=judged, batch_size=64)
 
 
 _ARRANGE: dict[str, Callable[[Faces, Arrangement], Arrangement]] = {

@@ -97,7 +97,8 @@ def save_logits(weights: Path, faces: Faces, path: Path, device: str = "auto") -
             raise DataError(f"{usage} of {faces.name} has images without a label: nothing to measure against")
         for view in VIEWS:
             name = "logits" if view == "none" else f"logits_{view}"
-            arrays[f"{usage}_{name}"] = logits(model, split.images, tta=view).numpy().astype(np.float16)
+            values = logits(model, split.images, tta=view, batch_size=there.batch_size)
+            arrays[f"{usage}_{name}"] = values.numpy().astype(np.float16)
         arrays[f"{usage}_labels"] = split.labels.numpy().astype(np.int8)
         arrays[f"{usage}_rows"] = split.rows.numpy().astype(np.int32)
     save_arrays(path, arrays)
