@@ -16,13 +16,13 @@ run: install ## execute the notebooks: make run [DATA=…/fer2013.csv] [PROFILE=
 	$(FERKIT) suite run --profile $(PROFILE) $(if $(FERKIT_DATA),--data "$(FERKIT_DATA)")
 
 test: install lint ## lint, then the tests; with FERKIT_DATA also on the real FER2013
-	OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 lint: install ## ruff: style and formatting
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
 bench: install ## speed beside the usual way; with DATA=…/fer2013.csv also of reading it
-	for name in peers growth stream; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
+	for name in peers growth stream copies; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 	if [ -n "$(FERKIT_DATA)" ]; then $(VENV)/bin/python benchmarks/parse.py "$(FERKIT_DATA)"; fi
 
 table: install ## write the results table of README from the records

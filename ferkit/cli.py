@@ -423,7 +423,7 @@ def campaign_merge(arguments: argparse.Namespace) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
-    from ferkit import ensemble_study, studies
+    from ferkit import ensemble_study, leaks, studies
     from ferkit.atomic import whole_file
     from ferkit.claims import claims_table
     from ferkit.leaderboard import results_table, write_between_markers
@@ -432,6 +432,7 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     if arguments.write:
         root = Path(arguments.root)
         pages = {"studies.md": studies.page(root), "ensembles.md": ensemble_study.page(root)}
+        pages["leaks.md"] = leaks.page(root)
         write_between_markers(Path(arguments.write), table)
         write_between_markers(Path(arguments.write), claims_table(), "claims")
         for name, text in pages.items():

@@ -24,7 +24,8 @@ CANDIDATES = 16  # of each picture, for the fine step
 FINE, COARSE = 0.7, 2.0  # sigmas between which a picture's details lie, in pixels of 48
 FREQUENCIES = 12  # of the details' spectrum that are kept along each axis: the band leaves little beyond
 EDGE = 4  # pixels over which a picture fades out, so that its edges are no details
-CHUNK = 1024
+CHUNK = 1024  # pictures, or pairs, at once
+TABLE = 1 << 25  # correlations at once: 128 MB
 GRID = 48  # pixels along a side of the details
 
 
@@ -53,10 +54,10 @@ def find_pairs(images: Tensor, least: float = COPY) -> Pairs:
     if least < 0:
         raise ValueError(f"least must be at least 0, got {least}")
     exact = exact_pairs(images)
-    a, b = _candidates(images)
+    a, b = candidates(images)
     details = _details(images)
     plain, turned = (_likeness(details, a, b, mirrored) for mirrored in (False, True))
-    likeness, mirrored = torch.maximum(plain, turned), turned > plain
+    likeness, mirrored = torch.maximum(plain, turned).clamp_(max=1), turned > plain
     known = torch.isin(a * len(images) + b, exact[:, 0] * len(images) + exact[:, 1])
     kept = (likeness >= least) & ~known
     same = torch.ones(len(exact))
@@ -74,13 +75,14 @@ def exact_pairs(images: Tensor) -> Tensor:
     return torch.tensor([pair for pair in found if pair[0] != pair[1]], dtype=torch.int64).view(-1, 2)
 
 
-def _candidates(images: Tensor) -> tuple[Tensor, Tensor]:
+def candidates(images: Tensor) -> tuple[Tensor, Tensor]:
     """Rows a < b (P,): of each picture those that are most alike at 8x8 pixels, or their mirror images; pairs once."""
     n, size = len(images), min(CANDIDATES, len(images) - 1)
     upright, codes = _coarse(images), [torch.empty(0, dtype=torch.int64)]
     mirror = upright.view(n, 8, 8).flip(-1).flatten(1)
-    for start in range(0, n if size > 0 else 0, CHUNK):
-        part = upright[start : start + CHUNK]
+    chunk = max(64, min(CHUNK, TABLE // max(n, 1)))
+    for start in range(0, n if size > 0 else 0, chunk):
+        part = upright[start : start + chunk]
         alike, row = torch.maximum(part @ upright.T, part @ mirror.T), torch.arange(start, start + len(part))
         alike[row - start, row] = -2.0  # not itself
         near = _largest(alike, size)

@@ -17,7 +17,7 @@ from ferkit.records import interval, load_logits
 
 BUDGETS = {
     "study": ("12 epochs at 32 pixels, mirror images", {"policy": "flip", "stages": ((12, 32),)}),
-    "mini": ("10 epochs at 24 pixels, mirror images", {}),
+    "mini": ("20 epochs at 24 pixels, mirror images", {"stages": ((20, 24),)}),
 }
 PRIVATE = "PrivateTest"
 

@@ -27,6 +27,7 @@ def faces():
 @pytest.fixture(scope="module")
 def alone(faces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "alone"
+    torch.set_num_threads(2)  # as many as two processes have together
     return folder, records.run(RECIPE, faces, folder, "cpu")
 
 

@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from ferkit import campaign, ensemble_run, ensemble_study, leaderboard, records, robustness, studies
+from ferkit import campaign, ensemble_run, ensemble_study, leaderboard, leaks, records, robustness, studies
 from ferkit.claims import claims_table
 from ferkit.members import load_members
 from ferkit.recipes import get_recipe
@@ -27,7 +27,8 @@ def test_the_tables_in_readme_are_what_the_records_and_claims_give(name, monkeyp
 
 
 def test_the_pages_of_results_are_what_the_records_give():
-    for name, page in (("studies.md", studies.page), ("ensembles.md", ensemble_study.page)):
+    pages = {"studies.md": studies.page, "ensembles.md": ensemble_study.page, "leaks.md": leaks.page}
+    for name, page in pages.items():
         assert (ROOT / "results" / name).read_text() == page(ROOT / "results"), "run `make table`"
 
 
@@ -35,6 +36,7 @@ def test_every_study_is_in_the_campaign():
     listed = {f"{job.data}/{job.recipe.name}" for job in campaign.load_campaign(ROOT / "campaign.toml")}
     wanted = {f"{study.data}/{name}" for study in studies.STUDIES for name in study.names.values()}
     wanted |= {f"fer2013/{get_recipe(model, kind, **changes).name}" for model, kind, _, changes in studies.MEMBERS}
+    wanted |= {f"fer2013/{leaks.leaking(protocol).name}" for protocol in leaks.PROTOCOLS}
     assert wanted <= listed, wanted - listed
 
 
