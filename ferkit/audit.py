@@ -91,7 +91,7 @@ class Audit:
 
     def report(self) -> dict:
         """Counts and row numbers (of the source) as plain JSON values, with the rule that made them."""
-        faces, usages = self.faces, [faces_name for faces_name in USAGES if len(self.faces.split(faces_name))]
+        faces, usages = self.faces, [usage for usage in USAGES if len(self.faces.split(usage))]
         sizes = torch.bincount(self.group)
         shared = {}
         for usage in usages:

@@ -107,11 +107,15 @@ def _difference(ours: tuple, theirs: tuple) -> dict:
     return {"value": value, "low": value - down, "high": value + up}
 
 
+def recorded(root: Path) -> dict[str, list[Path]]:
+    """The run folders of each protocol below root/fer2013, at the studies' budget."""
+    return {protocol: sorted((root / "fer2013").glob(f"{leaking(protocol).name}-s[0-9]*")) for protocol in PROTOCOLS}
+
+
 def page(root: Path) -> str:
     """The committed runs as Markdown; without any the table is empty."""
-    runs = {protocol: sorted((root / "fer2013").glob(f"{leaking(protocol).name}-s[0-9]*")) for protocol in PROTOCOLS}
     return (
         "# Leaks of the literature\n\nWritten by `make table` from the records beside this page. compact on FER2013, "
-        f"{BUDGETS['study'][0]}: the\nsame mistakes at a longer budget leak more, since more is learned by heart. "
-        "Intervals of accuracies are over the images.\n\n" + table(runs) + "\n"
+        f"{BUDGETS['study'][0]},\neach beside the honest run of its seeds. Intervals of accuracies are over images, "
+        f"of differences over images and seeds.\n\n{table(recorded(root))}\n"
     )
