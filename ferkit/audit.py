@@ -74,9 +74,10 @@ class Audit:
         taught = torch.zeros(len(self.group), len(self.faces.classes), dtype=torch.int64)
         known = training & (self.faces.labels != UNLABELLED)
         taught.index_put_((self.group[known], self.faces.labels[known]), torch.tensor(1), accumulate=True)
-        counts, labels = taught[self.group[own]], self.faces.labels[own].clamp_min(0)
-        others = counts.sum(1) - counts.gather(1, labels[:, None])[:, 0]
-        return torch.where(others > 0, 2, (counts.sum(1) > 0).long())
+        counts, labels = taught[self.group[own]], self.faces.labels[own]
+        others = counts.sum(1) - counts.gather(1, labels.clamp_min(0)[:, None])[:, 0]
+        conflicting = (others > 0) & (labels != UNLABELLED)
+        return torch.where(conflicting, 2, self.has_copy_in("Training")[own].long())
 
     @cached_property
     def left_out(self) -> Tensor:
@@ -146,7 +147,7 @@ def load_audit(path: str | Path) -> dict:
     """A saved report, or DataError saying what is wrong with it."""
     try:
         report = json.loads(Path(path).read_text())
-        if report["schema"] == SCHEMA and report["rows"]["training_left_out"] is not None:
+        if report["schema"] == SCHEMA and report["data"]["fingerprint"] and "training_left_out" in report["rows"]:
             return report
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: no readable audit ({error!r}); make one: ferkit audit DATA --json {path}") from error
@@ -154,9 +155,11 @@ def load_audit(path: str | Path) -> dict:
 
 
 def part_of_rows(report: dict, usage: str, rows: np.ndarray) -> np.ndarray:
-    """int (n,) over PARTS of a split's rows (n,), by a saved report."""
-    found = report["rows"].get(usage.split(" ")[0], {})  # FER+'s second test set is of the same split
-    return sum(i * np.isin(rows, found.get(name, [])) for i, name in enumerate(PARTS)) + np.zeros(len(rows), int)
+    """int (n,) over PARTS of a split's rows (n,), by a saved report; DataError for a split that it lacks."""
+    found = report["rows"].get(usage.split(" ")[0])  # FER+'s second test set is of the same split
+    if found is None:
+        raise DataError(f"the audit of {report['data']['name']} says nothing of {usage}")
+    return sum(i * np.isin(rows, found[name]) for i, name in enumerate(PARTS) if i)
 
 
 def told(report: dict) -> str:

@@ -10,7 +10,7 @@ from ferkit.plots import new_figure, picture
 
 
 def likeness(pairs: Pairs, n: int, title: str, threshold: float = COPY) -> Figure:
-    """How many pairs have which likeness, those that are equal to the bit apart; n is the number of pictures."""
+    """How many pairs have which likeness; n is the number of pictures."""
     figure, axes = new_figure(size=(8, 3.2))
     axes, values = axes[0, 0], pairs.likeness.numpy()
     axes.hist(values, bins=np.arange(0.3, 1.0001, 0.02), color="0.6")

@@ -308,6 +308,8 @@ def evaluate_runs(arguments: argparse.Namespace) -> None:
 
     if arguments.subset:
         return _evaluate_part(arguments)
+    if arguments.audit:
+        raise ValueError("--audit says which images are clean, copied or conflicting; add --subset")
     wrong = 0
     for folder in arguments.folders:
         record, metrics = records.read_record(folder), records.measure(folder)
@@ -328,6 +330,8 @@ def _evaluate_part(arguments: argparse.Namespace) -> None:
         report = audit.load_audit(arguments.audit or audit.audit_file(record["data"]["name"]))
         metrics = records.measure_parts(folder, report, records.JUDGED)
         kept = {name: values for name, values in metrics.items() if name.endswith(arguments.subset)}
+        if not kept:
+            raise DataError(f"{folder}: no {arguments.subset} images among those that it was measured on")
         print(records.summary(record | {"metrics": kept}))
 
 

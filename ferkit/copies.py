@@ -54,12 +54,13 @@ def find_pairs(images: Tensor, least: float = COPY) -> Pairs:
     if least < 0:
         raise ValueError(f"least must be at least 0, got {least}")
     exact = exact_pairs(images)
-    a, b = candidates(images)
+    a, b = _candidates(images)
     details = _details(images)
     plain, turned = (_likeness(details, a, b, mirrored) for mirrored in (False, True))
     likeness, mirrored = torch.maximum(plain, turned).clamp_(max=1), turned > plain
-    known = torch.isin(a * len(images) + b, exact[:, 0] * len(images) + exact[:, 1])
-    kept = (likeness >= least) & ~known
+    first = torch.arange(len(images))
+    first[exact[:, 1]] = exact[:, 0]
+    kept = (likeness >= least) & (first[a] != first[b])
     same = torch.ones(len(exact))
     found = Pairs(
         torch.cat([a[kept], exact[:, 0]]), torch.cat([b[kept], exact[:, 1]]),
@@ -75,7 +76,7 @@ def exact_pairs(images: Tensor) -> Tensor:
     return torch.tensor([pair for pair in found if pair[0] != pair[1]], dtype=torch.int64).view(-1, 2)
 
 
-def candidates(images: Tensor) -> tuple[Tensor, Tensor]:
+def _candidates(images: Tensor) -> tuple[Tensor, Tensor]:
     """Rows a < b (P,): of each picture those that are most alike at 8x8 pixels, or their mirror images; pairs once."""
     n, size = len(images), min(CANDIDATES, len(images) - 1)
     upright, codes = _coarse(images), [torch.empty(0, dtype=torch.int64)]

@@ -50,7 +50,10 @@ def cam_maps(
         return torch.zeros(images.shape)
     if classes is None:
         classes = logits(model, images, batch_size=batch_size).argmax(1)
-    classes = torch.as_tensor(classes).cpu().expand(len(images)) if np.ndim(classes) == 0 else classes.cpu()
+    classes = torch.as_tensor(classes).cpu()
+    if classes.dtype.is_floating_point or classes.dtype == torch.bool:
+        raise ValueError(f"classes must be whole numbers, got {classes.dtype}")
+    classes = classes.expand(len(images)) if classes.ndim == 0 else classes
     n_classes = logits(model, images[:1]).shape[1]
     if classes.shape != images.shape[:1] or not ((classes >= 0) & (classes < n_classes)).all():
         raise ValueError(f"classes must be {len(images)} numbers from 0 to {n_classes - 1}, one an image")

@@ -9,6 +9,7 @@ choose_on_private: the epoch is chosen by PrivateTest accuracy, the maximum of t
 sorted_test: PrivateTest is judged in the order of its classes, too, which a network that looks at its batch can see.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,13 @@ class Arrangement:
     judged: dict[str, Faces]
     batch_size: int = 512  # in which they are judged, which matters to a network that looks at its batch
     chosen_by: str = f"{PUBLIC} accuracy"
+
+
+def leaking(record: dict) -> str:
+    """The protocol other than the standard one by which a run, or what it started from, was trained; "" if none."""
+    own = record["recipe"].get("protocol", "standard")  # older records lack it
+    found = [own, *re.findall(r"protocol=(\w+)", str(record.get("start", "")))]
+    return next((name for name in found if name != "standard"), "")
 
 
 def arrange(faces: Faces, recipe: Recipe) -> Arrangement:

@@ -87,6 +87,8 @@ class Recipe:
         for name, high in LIMITS.items():
             if not 0 <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in [0, {high}], got {getattr(self, name)}")
+        if self.exclude and self.protocol != "standard":
+            raise ValueError(f"exclude is for the standard protocol, an audit is of its Training; got {self.protocol}")
         if self.teacher and not self.temperature:
             raise ValueError("temperature must be above 0 to follow a teacher")
         if self.batch_size < 2:

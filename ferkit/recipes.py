@@ -108,7 +108,7 @@ QUICK = {
 MINI = {
     "compact": dict(options={"width": 8, "size": 24}, stages=((10, 24),), batch_size=64),
     "resnet18_fer": dict(options={"width": 16, "size": 24}, stages=((4, 24),), batch_size=64),
-    "residual_masking": dict(options={"width": 16, "size": 64}, stages=((2, 64),)),
+    "residual_masking": dict(options={"width": 16, "size": 64}, stages=((1, 64),)),
 }
 PAPER["patt_lite_batch"] = PAPER["patt_lite"]
 for table, stage in ((HOUSE, (8, 224)), (CPU, (4, 64)), (QUICK, (6, 64))):  # the same tensors: goes on from its weights

@@ -27,7 +27,7 @@ from ferkit.machine import code_version, describe_machine, library_version, vers
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.parallel import joined, launch
 from ferkit.predict import VIEWS, logits, pick_device
-from ferkit.protocols import arrange
+from ferkit.protocols import arrange, leaking
 from ferkit.recipe import Recipe
 from ferkit.train import OutOfTime, State, file_start, fit, silent
 from ferkit.weights import BEST, load_weights
@@ -58,6 +58,8 @@ def run(
             raise DataError(f"{folder} holds the record of another recipe or other data; name another folder")
         if recipe.teacher and record.get("teacher", {}) not in ({}, file_start(in_checkout(recipe.teacher))):
             raise DataError(f"{folder} holds the record of a run with another teacher; name another folder")
+        if recipe.exclude and record["exclude"] != file_start(in_checkout(recipe.exclude)):
+            raise DataError(f"{folder} holds the record of a run with another audit; name another folder")
         if weights and record["start"] != file_start(weights):
             raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
         return record
@@ -134,9 +136,13 @@ def measure(folder: str | Path) -> dict:
 def measure_parts(folder: str | Path, report: dict, usages: tuple[str, ...] = ("PrivateTest",)) -> dict[str, dict]:
     """Every metric of a run on each part of those splits, from its logits: {"PrivateTest clean": metrics, ...}.
 
-    The parts are audit.PARTS. Raises DataError for an audit of other data.
+    The parts are audit.PARTS. Raises DataError for an audit of other data, and for a run that has learned from more
+    than Training, for which a test image without a copy there need not be new.
     """
-    of, ours = report["data"]["fingerprint"], read_record(folder)["data"]["fingerprint"]
+    record = read_record(folder)
+    if protocol := leaking(record):
+        raise DataError(f"{folder} was trained by the protocol {protocol}; parts are those of runs on Training alone")
+    of, ours = report["data"]["fingerprint"], record["data"]["fingerprint"]
     if of != ours:
         raise DataError(f"{folder} was measured on data {ours}, the audit is of {of}; make its own: ferkit audit")
     arrays, metrics = load_logits(folder), {}

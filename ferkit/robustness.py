@@ -5,6 +5,7 @@ Nothing is chosen by these numbers. `corrupted.npz` of a run folder holds the pr
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def save_robustness(folder: str | Path, faces: Faces, device: str = "auto") -> N
     if (folder / FILE).exists():
         raise FileExistsError(f"{folder / FILE} exists, and measurements are not overwritten")
     model, recipe, classes = load_weights(folder / BEST)
-    split = arrange(faces, recipe).judged["PrivateTest"]
+    split = arrange(faces, replace(recipe, exclude="")).judged["PrivateTest"]  # whose audit may be elsewhere
     if not len(split) or (split.labels == UNLABELLED).any():
         raise DataError(f"{faces.name} has no PrivateTest images with labels: nothing to measure against")
     if classes != faces.classes:

@@ -27,6 +27,7 @@ from ferkit.checkpoint import State, alone
 from ferkit.faces import Faces
 from ferkit.machine import code_version, describe_machine
 from ferkit.models import create_model
+from ferkit.protocols import arrange
 from ferkit.recipe import Recipe
 from ferkit.train import fit, silent
 
@@ -132,7 +133,8 @@ def _claim(study: optuna.Study, base: Recipe, faces: Faces) -> None:
 
 def _trainer(base: Recipe, faces: Faces, folder: Path, device: str) -> Callable:
     """A function that trains a trial, or goes on with it, to (state, value)."""
-    training, public = faces.split("Training"), faces.split("PublicTest")
+    there = arrange(faces, base)
+    training, public = there.training, there.choosing
 
     def train(trial: Trial) -> tuple[TrialState, float | None]:
         recipe = recipe_of(base, suggest(trial, base), f"trial{trial.user_attrs.get('goes_on', trial.number)}")

@@ -46,7 +46,7 @@ def fit(
     """Train; leave recipe.json, log.csv, last.pt and best.safetensors (EMA weights of the best epoch) in folder, and
     snapshot<n>.safetensors of each cycle where the recipe keeps them.
 
-    training and public: labelled faces of those two splits (under the recipe's other protocol, training holds both).
+    training and public: labelled faces of those two splits (which faces these are is the recipe's protocol).
     `source` describes the code (machine.code_version) and is kept with the state. `weights`: a file to start from
     (models.create_model's `pretrained`). `compiled`: by torch.compile. `deadline`, on time.monotonic's clock:
     OutOfTime when the next epoch would not end before it. `watch` is told of every epoch, which is saved by then, and

@@ -53,7 +53,14 @@ def test_an_audit_is_saved_and_read(found, tmp_path):
     assert audit.load_audit(path) == report and max(map(len, path.read_text().splitlines())) < 1000
     assert audit.part_of_rows(report, "PrivateTest", np.array([124, 125, 126])).tolist() == [0, 1, 2]
     assert "2 groups have more than one label" in audit.told(report)
-    for text in ("", "{}", '{"schema": 9, "rows": {"training_left_out": []}}', '{"schema": 1, "rows": {}}'):
+    with pytest.raises(DataError, match="says nothing of Training"):
+        audit.part_of_rows(report, "Training", np.array([1]))
+    bad = [
+        {},
+        {"schema": 1, "rows": {}},
+        {"schema": 9, "rows": {"training_left_out": []}, "data": {"fingerprint": "a"}},
+    ]
+    for text in ("", *map(json.dumps, bad), '{"schema": 1, "rows": {"training_left_out": []}}'):
         path.write_text(text)
         with pytest.raises(DataError, match=r"planted\.json: no"):
             audit.load_audit(path)
@@ -89,10 +96,19 @@ def test_the_commands_work_together(tmp_path, capsys, monkeypatch):
     said, metrics = capsys.readouterr().out, records.measure_parts(out, report)
     assert "PrivateTest clean" in said and "PublicTest clean" in said and "copied" not in said
     assert sum(part["n"] for part in metrics.values()) == record["data"]["n"]["PrivateTest"]
+    assert cli.main(["evaluate", str(out), "--audit", str(path)]) == 1 and "add --subset" in capsys.readouterr().err
+    assert cli.main(["train", *quick, "--data", "embedded", "--exclude", str(path), "--out", str(out)]) == 0
     report["data"]["fingerprint"] = "other"
     audit.save_audit(report, path)
     assert cli.main(["evaluate", str(out), "--subset", "clean", "--audit", str(path)]) == 1
     assert "the audit is of other" in capsys.readouterr().err
+    assert cli.main(["train", *quick, "--data", "embedded", "--exclude", str(path), "--out", str(out)]) == 1
+    assert "with another audit" in capsys.readouterr().err
+    assert (
+        cli.main(["train", *quick, "--data", "embedded", "--exclude", str(path), "--set", "protocol='with_public'"])
+        == 1
+    )
+    assert "exclude is for the standard protocol" in capsys.readouterr().err
 
 
 def test_the_committed_audit_is_that_of_fer2013(real_faces):

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ferkit import records, synthetic
+from ferkit import DataError, records, synthetic
 from ferkit.models import create_model
 from ferkit.predict import logits
-from ferkit.protocols import SORTED, SPLIT_OFF, arrange, balanced
+from ferkit.protocols import SORTED, SPLIT_OFF, arrange, balanced, leaking
 from ferkit.recipe import PROTOCOLS, Recipe
 
 TINY = Recipe("tiny", options={"width": 8, "size": 24}, stages=((2, 24),), lr=0.01, precision="float32")
@@ -59,6 +59,15 @@ def test_a_leak_is_recorded_as_what_it_is(faces, tmp_path):
     assert record["selected"]["accuracy"] == pytest.approx(record["metrics"]["PrivateTest"]["accuracy"]["value"], 1e-5)
     record = records.run(replace(TINY, protocol="augment_first"), faces, tmp_path / "b")
     assert record["metrics"][SPLIT_OFF]["n"] == len(arrange(faces, replace(TINY, protocol="augment_first")).choosing)
+
+
+def test_who_learned_from_a_leaking_run_is_told(faces, tmp_path):
+    record = {"recipe": {}, "start": {"file": "compact+protocol=test_in_training-s0/best.safetensors", "sha256": "a"}}
+    assert leaking(record) == "test_in_training" and leaking({"recipe": {"protocol": "with_public"}}) == "with_public"
+    assert leaking({"recipe": {"protocol": "standard"}, "start": {"file": "a+protocol=standard-s0"}}) == ""
+    records.run(replace(TINY, protocol="with_public"), faces, tmp_path / "run")
+    with pytest.raises(DataError, match="parts are those of runs on Training alone"):
+        records.measure_parts(tmp_path / "run", {})
 
 
 def test_attention_over_the_batch_sees_the_company(faces):
