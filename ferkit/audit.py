@@ -150,7 +150,8 @@ def load_audit(path: str | Path) -> dict:
         if report["schema"] == SCHEMA and report["data"]["fingerprint"] and "training_left_out" in report["rows"]:
             return report
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no readable audit ({error!r}); make one: ferkit audit DATA --json {path}") from error
+        told = f"{path}: no readable audit ({error})"
+        raise DataError(f"{told}; make one: ferkit audit DATA [--labels ferplus] --json {path}") from error
     raise DataError(f"{path}: not an audit of schema {SCHEMA}")
 
 
