@@ -70,9 +70,13 @@ def main() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found.append(json.loads(done.stdout))
             print(done.stdout, end="", flush=True)
-    report = {"pictures": "FER2013" if arguments.data else "drawn", "processors": os.cpu_count(), "sizes": found}
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "copies.json").write_text(json.dumps(report, indent=1) + "\n")
+            report = {
+                "pictures": "FER2013" if arguments.data else "drawn",
+                "processors": os.cpu_count(),
+                "sizes": found,
+            }
+            OUT.mkdir(parents=True, exist_ok=True)
+            (OUT / "copies.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

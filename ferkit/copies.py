@@ -6,7 +6,7 @@ share: the correlation of band-passed pictures, the best over shifts of up to tw
 matter. Copies that are turned, stretched or shifted further can be missed.
 
 Time is quadratic in the number of pictures in the coarse step, with a small constant (128 multiply-adds a pair), and
-linear in the rest, exact copies included; memory is linear. Measured: benchmarks/copies.py.
+linear in the rest, exact copies included; memory is linear. Measured: results/benchmarks/copies.json.
 """
 
 from dataclasses import dataclass
