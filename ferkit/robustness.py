@@ -5,7 +5,6 @@ Nothing is chosen by these numbers. `corrupted.npz` of a run folder holds the pr
 
 import zipfile
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from ferkit.labels import UNLABELLED
 from ferkit.metrics import percentiles, resamples
 from ferkit.predict import logits, pick_device
 from ferkit.protocols import arrange
+from ferkit.recipe import Recipe
 from ferkit.records import interval, save_arrays
 from ferkit.weights import BEST, load_weights
 
@@ -48,10 +48,10 @@ def save_robustness(folder: str | Path, faces: Faces, device: str = "auto") -> N
     folder = Path(folder)
     if (folder / FILE).exists():
         raise FileExistsError(f"{folder / FILE} exists, and measurements are not overwritten")
-    model, recipe, classes = load_weights(folder / BEST)
-    split = arrange(faces, replace(recipe, exclude="")).judged["PrivateTest"]  # whose audit may be elsewhere
+    split = arrange(faces, Recipe("standard")).judged["PrivateTest"]  # the same by every protocol
     if not len(split) or (split.labels == UNLABELLED).any():
         raise DataError(f"{faces.name} has no PrivateTest images with labels: nothing to measure against")
+    model, _, classes = load_weights(folder / BEST)
     if classes != faces.classes:
         raise DataError(f"{folder} tells {', '.join(classes)} apart; {faces.name} has {', '.join(faces.classes)}")
     predicted, clean = robustness(model.to(pick_device(device)), split)
