@@ -152,9 +152,8 @@ def _likeness(details: Tensor, a: Tensor, b: Tensor, mirrored: bool) -> Tensor:
     angle = shifts[:, None, None, None] * _ROWS[:, None] + shifts[:, None, None] * _COLUMNS  # (5, 5, 25, 13)
     back = (torch.polar(torch.ones_like(angle), -angle) * _twice()).flatten(2).flatten(0, 1)  # (25, 325)
     back = torch.view_as_real(back).flatten(1).T  # (650, 25): the real part of a complex product, as a real one
-    if (
-        mirrored
-    ):  # about the middle of 0..47: frequencies across are negated (conjugate, downwards too), and one pixel on
+    if mirrored:
+        # About the middle of 0..47: frequencies across are negated (conjugate, downwards too), and one pixel on.
         negated = torch.arange(len(_ROWS)).neg() % len(_ROWS)
         turn = torch.polar(torch.ones(FREQUENCIES + 1), _COLUMNS * 2 * torch.pi / GRID)
     parts = [torch.empty(0)]

@@ -100,12 +100,14 @@ def mask_maps(model: ResidualMasking, images: Tensor, batch_size: int = 64) -> l
     finally:
         for hook in hooks:
             hook.remove()
-    maps = [F.interpolate(torch.cat(parts)[:, None], images.shape[-2:], mode="bilinear")[:, 0] for parts in found]
-    lows = [some.amin((1, 2), keepdim=True) for some in maps]
-    return [
-        (some - low) / (some - low).amax((1, 2), keepdim=True).clamp_min(1e-9)
-        for some, low in zip(maps, lows, strict=True)
-    ]
+    maps = (F.interpolate(torch.cat(parts)[:, None], images.shape[-2:], mode="bilinear")[:, 0] for parts in found)
+    return [scaled(some) for some in maps]
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Maps (N, H, W), each brought to [0, 1]; zeros for one that is the same everywhere."""
+    maps = maps - maps.amin((1, 2), keepdim=True)
+    return maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-9)
 
 
 @contextlib.contextmanager

@@ -7,10 +7,13 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ferkit.faces import Faces
+from ferkit.faithfulness import BASELINES
 from ferkit.metrics import mean_accuracy
 from ferkit.plots import new_figure, picture
 
-BASELINES = {"random map": ("0.55", "--"), "centre blob": ("black", ":")}  # colour and line of what methods must beat
+STYLES = dict(
+    zip(BASELINES, (("0.55", "--"), ("black", ":")), strict=True)
+)  # colour and line of what methods must beat
 
 
 def face_rows(rows: list[tuple[str, list, Tensor | None, list[str] | None]], title: str) -> Figure:
@@ -97,7 +100,7 @@ def perturbation_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], title:
     """Mean deletion and insertion curves (N, K) of each kind of map; baselines in grey and black."""
     figure, axes = new_figure(1, 2, (10, 4), sharey=True)
     for i, (name, both) in enumerate(curves.items()):
-        colour, line = BASELINES.get(name, (f"C{i}", "-"))
+        colour, line = STYLES.get(name, (f"C{i}", "-"))
         width = max(5 - 0.6 * i, 1.4)  # the first ones show behind others that are the same
         for place, curve in zip(axes[0], both, strict=True):
             shares = np.linspace(0, 100, curve.shape[1])
@@ -116,13 +119,13 @@ def against_baselines(tables: dict[str, dict[str, dict[str, dict]]], title: str)
     figure, axes = new_figure(1, len(tables), (2.6 * len(tables) + 1.6, 0.42 * len(methods) + 1.6), sharey=True)
     for place, (measure, table) in zip(axes[0], tables.items(), strict=True):
         place.axvline(0, color="0.7", linewidth=1)
-        for baseline, marker, shift in zip(BASELINES, ("o", "s"), (0.13, -0.13), strict=True):
+        for i, (baseline, marker, shift) in enumerate(zip(BASELINES, ("o", "s"), (0.13, -0.13), strict=True)):
             value, low, high = (
                 np.array([table[m][baseline][key] for m in methods]) for key in ("value", "low", "high")
             )
             place.errorbar(
                 value, shift - np.arange(len(methods)), xerr=[value - low, high - value], fmt=marker, markersize=5,
-                color="C0" if baseline == "random map" else "C1", capsize=3, label=f"against the {baseline}",
+                color=f"C{i}", capsize=3, label=f"against the {baseline}",
             )  # fmt: skip
         place.set_title(measure, fontsize=9)
     axes[0, 0].set_yticks(-np.arange(len(methods)), methods)

@@ -6,11 +6,10 @@ from torch import Tensor
 
 from ferkit.comparison import points
 from ferkit.corruptions import EYES, MOUTH
-from ferkit.faithfulness import baseline_maps, energy_inside, filled
+from ferkit.faithfulness import BASELINES, energy_inside, filled
 from ferkit.judge import Judge
 from ferkit.metrics import holm, paired_difference
 
-BASELINES = tuple(baseline_maps(1))
 Scores = dict[str, np.ndarray]  # of each kind of map, baselines among them, (N,): higher is better
 Differences = dict[str, dict[str, dict]]  # {method: {baseline: metrics.paired_difference}}
 

@@ -15,21 +15,20 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from ferkit.explain import cam_maps
+from ferkit.explain import cam_maps, scaled
 from ferkit.metrics import softmax
 from ferkit.models.outline import blocks
 from ferkit.predict import prepare
 
 FILLS = ("blur", "grey")  # what stands where a pixel is deleted: the blurred face, or the face's mean grey
 ROAD_PERCENTILES = (20, 50, 80)
+BASELINES = ("random map", "centre blob")
 
 
 def random_maps(n: int, side: int = 48, cells: int = 6, seed: int = 0) -> Tensor:
     """Noise, float (n, side, side) scaled to [0, 1], as coarse as the map of a layer of `cells` squared."""
     noise = torch.rand(n, 1, cells, cells, generator=torch.Generator().manual_seed(seed))
-    maps = F.interpolate(noise, (side, side), mode="bilinear", align_corners=False)[:, 0]
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low)
+    return scaled(F.interpolate(noise, (side, side), mode="bilinear", align_corners=False)[:, 0])
 
 
 def centre_maps(n: int, side: int = 48, sigma: float = 0.25) -> Tensor:
@@ -41,7 +40,7 @@ def centre_maps(n: int, side: int = 48, sigma: float = 0.25) -> Tensor:
 
 def baseline_maps(n: int, side: int = 48, seed: int = 0) -> dict[str, Tensor]:
     """What a method has to beat, by name."""
-    return {"random map": random_maps(n, side, seed=seed), "centre blob": centre_maps(n, side)}
+    return dict(zip(BASELINES, (random_maps(n, side, seed=seed), centre_maps(n, side)), strict=True))
 
 
 def perturbation_curve(

@@ -12,7 +12,7 @@ from ferkit.audit import load_audit, part_of_rows
 from ferkit.comparison import hits
 from ferkit.independence import INDEPENDENT
 from ferkit.metrics import mean_accuracy as mean_of
-from ferkit.protocols import leaking
+from ferkit.protocols import other_protocol
 from ferkit.recipe import Recipe
 from ferkit.records import find_records, interval, load_logits, outside, project_root
 
@@ -49,7 +49,7 @@ def results_table(root: str | Path, data: str = "fer2013") -> str:
 
 def _is_result(record: dict, data: str) -> bool:
     recipe, about = record["recipe"], record["data"]
-    standard = not leaking(record) and not recipe.get("fold")  # which older records lack
+    standard = not other_protocol(record) and not recipe.get("fold")  # which older records lack
     if any(NO_MEMBER.search(name) for name in recipe.get("members", ())):
         return False
     return about["official"] and about["name"] == data and standard and not NO_RESULT.search(recipe["name"])

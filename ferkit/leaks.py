@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ferkit.comparison import points
+from ferkit.comparison import hits, points
 from ferkit.metrics import mean_accuracy, paired_difference
 from ferkit.protocols import SORTED, SPLIT_OFF
 from ferkit.recipe import Recipe
@@ -71,41 +71,42 @@ def table(runs: dict[str, list[Path]]) -> str:
 
 def gap(leak: Leak, runs: dict[str, list[Path]]) -> dict[str, float]:
     """How much too much is reported, {value, low, high} as a share, by the run folders of each protocol."""
-    sides = (_right(runs[protocol], usage) for protocol, usage in (leak.reported, leak.honest))
-    return _difference(*sides, paired=leak.one_training and leak.reported[1] != SPLIT_OFF)
+    return _difference(leak, *_sides(leak, runs))
+
+
+def _sides(leak: Leak, runs: dict[str, list[Path]]) -> list[tuple]:
+    """`_right` of what is reported, and of what is honest."""
+    return [_right(runs[protocol], usage) for protocol, usage in (leak.reported, leak.honest)]
 
 
 def _row(leak: Leak, runs: dict[str, list[Path]]) -> str:
-    reported, honest = (_right(runs[protocol], usage) for protocol, usage in (leak.reported, leak.honest))
-    seeds = [len(hits) for hits, _, _ in (reported, honest)]
+    reported, honest = _sides(leak, runs)
+    seeds = [len(right) for right, _, _ in (reported, honest)]
     cells = [leak.title, leak.who, str(seeds[0]) if len(set(seeds)) == 1 else "{} and {}".format(*seeds)]
-    for hits, labels, _ in (reported, honest):
-        cells += [interval(mean_accuracy(hits, labels)), f"{len(labels):,}"]
-    return f"| {' | '.join([*cells, points(gap(leak, runs))])} |"
+    for right, labels, _ in (reported, honest):
+        cells += [interval(mean_accuracy(right, labels)), f"{len(labels):,}"]
+    return f"| {' | '.join([*cells, points(_difference(leak, reported, honest))])} |"
 
 
 def _right(folders: list[Path], usage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hits of each seed, bool (S, N), labels and rows (N,), in the order of the rows."""
-    each = []
-    for folder in folders:
-        arrays = load_logits(folder)
-        labels, rows = arrays[f"{usage}_labels"], arrays[f"{usage}_rows"]
-        order = rows.argsort(kind="stable")
-        each.append(((arrays[f"{usage}_logits"].argmax(1) == labels)[order], labels[order], rows[order]))
-    return np.stack([hits for hits, _, _ in each]), each[0][1], each[0][2]
+    right, labels = hits(folders, usage)
+    rows = load_logits(folders[0])[f"{usage}_rows"]
+    order = rows.argsort(kind="stable")
+    return right[:, order], labels[order], rows[order]
 
 
-def _difference(ours: tuple, theirs: tuple, paired: bool) -> dict:
+def _difference(leak: Leak, ours: tuple, theirs: tuple) -> dict:
     """The difference in accuracy of two (hits, labels, rows), {value, low, high}.
 
-    On the same images metrics.paired_difference, over images and seeds; where both are of one training run (`paired`),
+    On the same images metrics.paired_difference, over images and seeds; where both are of one training,
     seed by seed, over images; on other images from the two intervals, over images (MOVER: Donner & Zou 2012).
     """
-    if paired:
-        return mean_accuracy(ours[0].astype(float) - theirs[0], ours[1])
     if np.array_equal(ours[2], theirs[2]):
+        if leak.one_training:
+            return mean_accuracy(ours[0].astype(float) - theirs[0], ours[1])
         return paired_difference(ours[0], theirs[0], ours[1])
-    a, b = (mean_accuracy(hits, labels) for hits, labels, _ in (ours, theirs))
+    a, b = (mean_accuracy(right, labels) for right, labels, _ in (ours, theirs))
     value = a["value"] - b["value"]
     down = np.hypot(a["value"] - a["low"], b["high"] - b["value"])
     up = np.hypot(a["high"] - a["value"], b["value"] - b["low"])

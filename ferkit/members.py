@@ -9,7 +9,7 @@ from ferkit import DataError
 from ferkit.ensemble import Combination, get_method
 from ferkit.faces import Faces
 from ferkit.independence import INDEPENDENT
-from ferkit.protocols import leaking
+from ferkit.protocols import other_protocol
 from ferkit.records import load_logits, measured_splits, read_record, save_logits
 from ferkit.weights import BEST
 
@@ -85,7 +85,7 @@ def load_members(paths: list[Path], views: bool = False) -> Members:
 
 def _check_kind(path: Path, record: dict) -> None:
     """DataError for a run that may not be a member of an ensemble which is fitted on PublicTest."""
-    if protocol := leaking(record):
+    if protocol := other_protocol(record):
         raise DataError(f"{path} was trained by the protocol {protocol}; members are by the standard one, leave it out")
     if "members" in record["recipe"] and "_soup" not in record["recipe"]["method"]:
         raise DataError(f"{path} is an ensemble that was fitted on PublicTest; name its members instead")

@@ -40,7 +40,7 @@ class Arrangement:
     chosen_by: str = f"{PUBLIC} accuracy"
 
 
-def leaking(record: dict) -> str:
+def other_protocol(record: dict) -> str:
     """The protocol other than the standard one by which a run, or what it started from, was trained; "" if none."""
     own = record["recipe"].get("protocol", "standard")  # older records lack it
     found = [own, *re.findall(r"protocol=(\w+)", str(record.get("start", "")))]

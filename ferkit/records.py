@@ -27,7 +27,7 @@ from ferkit.machine import code_version, describe_machine, library_version, vers
 from ferkit.metrics import HEADLINES, evaluate
 from ferkit.parallel import joined, launch
 from ferkit.predict import VIEWS, logits, pick_device
-from ferkit.protocols import arrange, leaking
+from ferkit.protocols import arrange, other_protocol
 from ferkit.recipe import Recipe
 from ferkit.train import OutOfTime, State, file_start, fit, silent
 from ferkit.weights import BEST, load_weights
@@ -140,7 +140,7 @@ def measure_parts(folder: str | Path, report: dict, usages: tuple[str, ...] = ("
     than Training, for which a test image without a copy there need not be new.
     """
     record = read_record(folder)
-    if protocol := leaking(record):
+    if protocol := other_protocol(record):
         raise DataError(f"{folder} was trained by the protocol {protocol}; parts are those of runs on Training alone")
     of, ours = report["data"]["fingerprint"], record["data"]["fingerprint"]
     if of != ours:

@@ -8,7 +8,7 @@ import torch
 from ferkit import DataError, records, synthetic
 from ferkit.models import create_model
 from ferkit.predict import logits
-from ferkit.protocols import SORTED, SPLIT_OFF, arrange, balanced, leaking
+from ferkit.protocols import SORTED, SPLIT_OFF, arrange, balanced, other_protocol
 from ferkit.recipe import PROTOCOLS, Recipe
 
 TINY = Recipe("tiny", options={"width": 8, "size": 24}, stages=((2, 24),), lr=0.01, precision="float32")
@@ -63,8 +63,11 @@ def test_a_leak_is_recorded_as_what_it_is(faces, tmp_path):
 
 def test_who_learned_from_a_leaking_run_is_told(faces, tmp_path):
     record = {"recipe": {}, "start": {"file": "compact+protocol=test_in_training-s0/best.safetensors", "sha256": "a"}}
-    assert leaking(record) == "test_in_training" and leaking({"recipe": {"protocol": "with_public"}}) == "with_public"
-    assert leaking({"recipe": {"protocol": "standard"}, "start": {"file": "a+protocol=standard-s0"}}) == ""
+    assert (
+        other_protocol(record) == "test_in_training"
+        and other_protocol({"recipe": {"protocol": "with_public"}}) == "with_public"
+    )
+    assert other_protocol({"recipe": {"protocol": "standard"}, "start": {"file": "a+protocol=standard-s0"}}) == ""
     records.run(replace(TINY, protocol="with_public"), faces, tmp_path / "run")
     with pytest.raises(DataError, match="parts are those of runs on Training alone"):
         records.measure_parts(tmp_path / "run", {})
