@@ -86,8 +86,10 @@ def search(
     """Work on a study until n_trials have finished, whoever ran them; what study.json holds.
 
     seed: of the sampler, for a study that one process runs; several need one each, or none. PrivateTest is not
-    touched. Raises DataError for a study of another recipe or other data.
+    touched. Raises DataError for a study of another recipe or other data, ValueError for another protocol.
     """
+    if base.protocol != "standard":
+        raise ValueError(f"a search is by the standard protocol, which chooses on PublicTest; got {base.protocol}")
     folder = root / "runs" / "studies" / faces.name / name
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -64,6 +64,12 @@ def test_another_recipe_is_another_study(studied, faces):
         search.search("s", BASE, synthetic.embedded_faces(100, seed=1), 7, studied[0], "cpu")
 
 
+def test_a_search_chooses_on_public_test_only(faces, tmp_path):
+    with pytest.raises(ValueError, match="got choose_on_private"):
+        search.search("s", replace(BASE, protocol="choose_on_private"), faces, 1, tmp_path, "cpu")
+    assert not list(tmp_path.iterdir())
+
+
 def start(root, n_trials):
     command = [sys.executable, "-c", SCRIPT, str(root), str(n_trials)]
     return subprocess.Popen(command, cwd=project_root(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
