@@ -66,7 +66,7 @@ def test_what_was_corrupted_is_what_was_judged(file):
 
 def test_the_file_tree_of_readme_is_the_truth():
     tree = README.split("```text")[1].split("```")[0]
-    named = set(re.findall(r"^\s*([\w./-]+\.(?:py|toml|txt|json|md|ipynb))\s", tree, re.MULTILINE))
+    named = set(re.findall(r"[\w./-]+\.(?:py|toml|txt|json|md|ipynb)\b", tree))
     python = {path.name for path in (ROOT / "ferkit").rglob("*.py")} - {"__init__.py", "__main__.py"}
     named = {name.rsplit("/", 1)[-1] for name in named}
     assert named >= python, python - named

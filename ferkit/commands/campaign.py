@@ -1,0 +1,68 @@
+"""The runs that the results table needs: `ferkit campaign status`, `run` and `merge`."""
+
+import argparse
+import signal
+import sys
+
+from ferkit import DataError
+
+
+def add(commands) -> None:
+    campaign = commands.add_parser("campaign", help="the runs that the results table needs").add_subparsers(
+        dest="action", required=True, metavar="action"
+    )
+    status = campaign.add_parser("status", help="what is done, and how long each run takes")
+    status.set_defaults(run=campaign_status)
+    take = campaign.add_parser("run", help="take the next unfinished runs, for as long as there is time")
+    take.add_argument("--budget", required=True, metavar="TIME", help="for example 90s, 9m, 2h or 1h30m")
+    take.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
+    take.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    take.add_argument("--processes", type=int, default=1, metavar="N", help="train each with N of them")
+    take.add_argument("--compile", action="store_true", help="by torch.compile")
+    take.add_argument("--jobs", type=int, default=1, metavar="N", help="so many runs at once on this machine")
+    take.add_argument("--scheduler", metavar="ADDRESS", help="on a Dask cluster that shares this file system instead")
+    take.add_argument("--machine", default="", choices=("gpu", "t4", "cpu"), help="whose minutes count (default: this)")
+    take.add_argument("--pack", metavar="FILE", help="write what results/ does not have yet into this zip, under 16 MB")
+    take.set_defaults(run=campaign_run)
+    for command in (status, take):
+        command.add_argument("--only", default="*", metavar="PATTERN", help="runs of that name, for example 'resnet*'")
+        command.add_argument("--list", metavar="FILE", help="(default: campaign.toml of the checkout)")
+    merge = campaign.add_parser("merge", help="put the runs of an archive into runs/ and results/, checked")
+    merge.add_argument("archive")
+    merge.set_defaults(run=campaign_merge)
+
+
+def _jobs(arguments: argparse.Namespace) -> list:
+    from ferkit import campaign, records
+
+    return campaign.load_campaign(arguments.list or records.project_root() / "campaign.toml", arguments.only)
+
+
+def campaign_status(arguments: argparse.Namespace) -> None:
+    from ferkit import campaign, records
+
+    print(campaign.status(_jobs(arguments), records.project_root()))
+
+
+def campaign_run(arguments: argparse.Namespace) -> None:
+    from ferkit import campaign, packing, records
+
+    budget, jobs, root = campaign.seconds(arguments.budget), _jobs(arguments), records.project_root()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done gets packed
+
+    def keep() -> None:
+        if arguments.pack:
+            for left_out in packing.pack(campaign.folders(jobs, root), arguments.pack):
+                print(f"no room in {arguments.pack}: {left_out}", file=sys.stderr)
+
+    failed = campaign.take(jobs, arguments.data, root, budget, arguments.device, here=arguments.machine,
+                           processes=arguments.processes, compiled=arguments.compile, workers=arguments.jobs,
+                           scheduler=arguments.scheduler, keep=keep)  # fmt: skip
+    if failed:
+        raise DataError("; ".join(failed))
+
+
+def campaign_merge(arguments: argparse.Namespace) -> None:
+    from ferkit import packing, records
+
+    print("\n".join(packing.merge(arguments.archive, records.project_root())))

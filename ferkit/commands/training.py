@@ -1,0 +1,130 @@
+"""One run and what it costs: `ferkit train`, `search` and `bench`."""
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+from ferkit.commands import literal
+
+
+def add(commands) -> None:
+    train = commands.add_parser("train", help="train a named recipe and measure it; continues an interrupted run")
+    train.add_argument("--model", default="compact", help="a name that ferkit models lists (default: compact)")
+    train.add_argument("--recipe", default="house", help="house, paper, cpu, study or quick (default: house)")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="a field of the recipe, for example lr=0.05 or options.width=48; may be repeated",
+    )
+    train.add_argument("--exclude", metavar="FILE", help="of ferkit audit: learn without what a clean list leaves out")
+    train.add_argument("--weights", metavar="PATH", help="start from this file of ImageNet weights, or from this run")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive; embedded: drawn faces")
+    train.add_argument("--labels", default="fer2013", help="fer2013, or ferplus: eight classes by ten people's votes")
+    train.add_argument(
+        "--out", metavar="FOLDER", help="run folder (default: below runs/<data>, named by recipe and seed)"
+    )
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    train.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="train with N of them on this machine (torchrun: its own)"
+    )
+    train.add_argument("--compile", action="store_true", help="by torch.compile: a slow start, faster epochs on a GPU")
+    train.add_argument(
+        "--until", type=float, default=math.inf, metavar="SECONDS",
+        help="start no epoch that would end after this Unix time; exit status 75: it goes on when called again",
+    )  # fmt: skip
+    train.set_defaults(run=train_recipe)
+
+    hunt = commands.add_parser("search", help="hyper-parameters by Optuna; start it several times to share the work")
+    hunt.add_argument("name", help="of the study; train its best recipe with --recipe study:NAME")
+    hunt.add_argument("--model", default="compact", help="a name that ferkit models lists (default: compact)")
+    hunt.add_argument("--recipe", default="study", help="the recipe that trials change (default: study)")
+    hunt.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    hunt.add_argument("--trials", type=int, default=25, metavar="N", help="finished trials of the study (default: 25)")
+    hunt.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
+    hunt.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
+    hunt.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    hunt.set_defaults(run=search_recipe)
+
+    speed = commands.add_parser("bench", help="images a second, memory and FLOP/s of models on this machine")
+    speed.add_argument("models", nargs="*", default=["compact"], metavar="MODEL", help="(default: compact)")
+    speed.add_argument("--recipe", help="(default: cpu on a CPU, else house)")
+    speed.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    speed.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    speed.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default: 3)")
+    speed.add_argument("--compile", action="store_true", help="train by torch.compile")
+    speed.set_defaults(run=bench_models)
+
+
+def train_recipe(arguments: argparse.Namespace) -> int:
+    from ferkit import records, sources
+    from ferkit.jobs import OUT_OF_TIME
+    from ferkit.recipes import get_recipe, started_from
+    from ferkit.train import OutOfTime
+
+    changes = _changes(arguments.changes) | ({"exclude": arguments.exclude} if arguments.exclude else {})
+    recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **changes)
+    weights = Path(arguments.weights) if arguments.weights else None
+    if weights and weights.is_dir():  # a run
+        weights /= "best.safetensors"
+    if weights and not recipe.pretrained:  # not the run that starts at random
+        recipe = started_from(recipe, weights)
+    say = print if int(os.environ.get("RANK", 0)) == 0 else (lambda _: None)  # one of torchrun's processes speaks
+    faces = sources.load(arguments.data, labels=arguments.labels, say=say)
+    folder = Path(arguments.out or records.run_folder(recipe, faces))
+    deadline = time.monotonic() + arguments.until - time.time()
+    try:
+        record = records.run(recipe, faces, folder, arguments.device, weights, processes=arguments.processes,
+                             compiled=arguments.compile, deadline=deadline)  # fmt: skip
+    except OutOfTime as stopped:
+        say(f"{stopped}; the same command goes on")
+        return OUT_OF_TIME
+    say(records.summary(record))
+    say(f"in {folder}")
+    return 0
+
+
+def search_recipe(arguments: argparse.Namespace) -> None:
+    from ferkit import records, sources
+    from ferkit.recipes import get_recipe
+    from ferkit.search import search
+
+    base = get_recipe(arguments.model, arguments.recipe, **_changes(arguments.changes))
+    faces = sources.load(arguments.data, labels=arguments.labels)
+    report = search(arguments.name, base, faces, arguments.trials, records.project_root(), arguments.device)
+    best = next(trial for trial in report["trials"] if trial["number"] == report["best_trial"])
+    print(f"best of {len(report['trials'])} trials: {max(best['public_accuracy']):.2%} on PublicTest, {best['values']}")
+    print(f"ferkit train --model {base.model} --recipe study:{arguments.name} trains and measures it")
+
+
+def bench_models(arguments: argparse.Namespace) -> None:
+    from ferkit.bench import HEADER, bench
+    from ferkit.predict import pick_device
+    from ferkit.recipes import get_recipe
+
+    kind = arguments.recipe or ("cpu" if pick_device(arguments.device).type == "cpu" else "house")
+    recipes = [get_recipe(model, kind, **_changes(arguments.changes)) for model in arguments.models]
+    print(HEADER)
+    for recipe in recipes:
+        print(bench(recipe, arguments.device, arguments.seconds, arguments.compile).row(), flush=True)
+    print("MB: the most that was held, on a CPU by the whole process. peak: TFLOP/s beside the fastest matrix product "
+          "here in that precision.")  # fmt: skip
+
+
+def _changes(given: list[str]) -> dict:
+    """["lr=0.05", "options.width=48"] -> {"lr": 0.05, "options": {"width": 48}}."""
+    changes: dict = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set wants KEY=VALUE, got {text!r}")
+        if key.startswith("options."):
+            changes.setdefault("options", {})[key.removeprefix("options.")] = literal(value)
+        else:
+            changes[key] = literal(value)
+    return changes
