@@ -25,9 +25,11 @@ class Progress:
 
     def end(self, outcome) -> None:
         self.ended.append(outcome)
-        if not self.live:
+        if not self.live or outcome.state == "failed":  # which stays above the table
             after = f" after {outcome.seconds:.0f} s" if outcome.seconds else ""
-            self.say(f"{outcome.job.name}: {outcome.state}{after}" + (f" ({outcome.told})" if outcome.told else ""))
+            told = f": {outcome.told}" if "\n" in outcome.told else f" ({outcome.told})" if outcome.told else ""
+            self._clear()
+            self.say(f"{outcome.job.name}: {outcome.state}{after}{told}")
 
     def draw(self, running: list) -> None:
         """The jobs that ended last, those that run, and a line that counts all; nothing outside a terminal."""
@@ -35,15 +37,21 @@ class Progress:
             return
         columns, lines = shutil.get_terminal_size()
         begun = [task for task in running if task.begun]
-        rows = [(o.job.name, o.state, o.seconds, o.told) for o in self.ended[-3:]]
+        rows = [(o.job.name, o.state, o.seconds, o.told.split("\n")[0]) for o in self.ended[-3:]]
         for task in begun[: max(1, lines - 6)]:
             rows.append((task.job.name, "running", time.time() - task.begun, last_line(task.job.folder / LOG)))
         width = max((len(name) for name, *_ in rows), default=0)
         table = [f"{name:<{width}}  {state:<11} {s // 60:3.0f}:{s % 60:02.0f}  {told}" for name, state, s, told in rows]
         table = [line[: columns - 1] for line in [*table, self._counts(len(begun))]]
-        up = f"\x1b[{self.n_drawn}F\x1b[J" if self.n_drawn else ""  # to the first of our lines; clear from there
-        print(up + "\n".join(table), flush=True)
+        self._clear()
+        print("\n".join(table), flush=True)
         self.n_drawn = len(table)
+
+    def _clear(self) -> None:
+        """Back to the first line of the table, and nothing below it."""
+        if self.n_drawn:
+            print(f"\x1b[{self.n_drawn}F\x1b[J", end="")
+        self.n_drawn = 0
 
     def _counts(self, n_running: int) -> str:
         states = [outcome.state.removeprefix("was ") for outcome in self.ended]
