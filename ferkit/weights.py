@@ -15,13 +15,25 @@ from ferkit.models.pretrained import load_exactly, read_weights
 from ferkit.recipe import Recipe
 
 BEST = "best.safetensors"  # the selected weights in a run folder
+SHIPPED = Path(__file__).parent / "assets" / "compact.safetensors"  # in the package; shipping.ship writes it
+
+
+def shipped() -> Path:
+    """The weights that come with the package; DataError where this copy of it has none."""
+    if not SHIPPED.exists():
+        raise DataError(f"{SHIPPED.name} is not in this copy of ferkit; name a trained run: --model RUN")
+    return SHIPPED
 
 
 def save_weights(model: nn.Module, path: Path, recipe: Recipe, classes: tuple[str, ...]) -> None:
     """Every tensor of the model, its recipe and its class names."""
-    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    write_weights(path, model.state_dict(), {"recipe": json.dumps(asdict(recipe)), "classes": json.dumps(classes)})
+
+
+def write_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Named tensors as a safetensors file, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_bytes(save(weights, {"recipe": json.dumps(asdict(recipe)), "classes": json.dumps(classes)}))
+        temporary.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, metadata))
 
 
 def load_weights(path: str | Path) -> tuple[nn.Module, Recipe, tuple[str, ...]]:

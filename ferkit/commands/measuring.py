@@ -1,4 +1,4 @@
-"""What finished runs say: `ferkit evaluate`, `ensemble`, `teach`, `robustness` and `predict`."""
+"""What finished runs say: `ferkit evaluate`, `ensemble`, `teach` and `robustness`."""
 
 import argparse
 import sys
@@ -47,11 +47,6 @@ def add(commands) -> None:
     corrupted.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
     corrupted.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     corrupted.set_defaults(run=measure_robustness)
-
-    predict = commands.add_parser("predict", help="emotions of face pictures (cropped to the face), by a trained run")
-    predict.add_argument("folder", help="a run folder with its weights, or an ensemble of such")
-    predict.add_argument("pictures", nargs="+", metavar="PICTURE")
-    predict.set_defaults(run=predict_pictures)
 
 
 def evaluate_runs(arguments: argparse.Namespace) -> None:
@@ -128,14 +123,3 @@ def measure_robustness(arguments: argparse.Namespace) -> None:
         measured = (folder / robustness.FILE).exists()
         print(f"{folder}" + (f" has {robustness.FILE}, which is only read" if measured else ""), flush=True)
         print(robustness.robustness_table(robustness.obtain(folder, faces, arguments.device)), flush=True)
-
-
-def predict_pictures(arguments: argparse.Namespace) -> None:
-    from ferkit.judge import load_judge
-    from ferkit.predict import read_picture
-
-    judge = load_judge(arguments.folder)
-    for path in arguments.pictures:
-        p = judge(read_picture(path)).softmax(1)[0]
-        ranked = sorted(zip(p.tolist(), judge.classes, strict=True), reverse=True)
-        print(f"{path}: " + ", ".join(f"{name} {share:.0%}" for share, name in ranked))
