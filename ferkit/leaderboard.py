@@ -83,7 +83,7 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
         before = {(*key, folder.name) for key, runs in groups.items() for folder, _ in runs}
         for folder, record in find_records(root):
             key = record["data"]["name"], record["recipe"]["name"]
-            if _is_result(record, data) and (*key, folder.name) not in before:
+            if is_result(record, data) and (*key, folder.name) not in before:
                 _check_independence(folder, record)
                 groups.setdefault(key, []).append((folder, record))
     found = [Entry(name, on, tuple(runs)) for (on, name), runs in groups.items()]
@@ -107,7 +107,8 @@ def results_table(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> str:
     return "\n".join(lines)
 
 
-def _is_result(record: dict, data: tuple[str, ...]) -> bool:
+def is_result(record: dict, data: tuple[str, ...] = DATASETS) -> bool:
+    """Whether a run is one for the table: on official data, by the standard protocol, no study and no quick run."""
     recipe, about = record["recipe"], record["data"]
     standard = not other_protocol(record) and not recipe.get("fold")  # which older records lack
     if any(NO_MEMBER.search(name) for name in recipe.get("members", ())):

@@ -14,7 +14,7 @@ def add(commands) -> None:
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
-    from ferkit import ensemble_study, leaks, studies
+    from ferkit import ensemble_study, leaks, shipping, studies
     from ferkit.atomic import whole_file
     from ferkit.claims import claims_table
     from ferkit.leaderboard import results_table, write_between_markers
@@ -29,5 +29,7 @@ def leaderboard(arguments: argparse.Namespace) -> None:
         for name, text in pages.items():
             with whole_file(root / name) as temporary:
                 temporary.write_text(text)
+        if shipping.SHIPPED.exists():
+            shipping.write_card()
     else:
         print(table)
