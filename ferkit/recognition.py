@@ -9,7 +9,7 @@ import torch
 
 from ferkit import DataError
 from ferkit.atomic import whole_file
-from ferkit.detect import Box, Detector, central_square, crop
+from ferkit.detect import SIDE, Box, Detector, central_square, crop
 from ferkit.judge import Judge
 from ferkit.labels import ALIASES, COLOURS
 from ferkit.pictures import PICTURES, Frame, Source, frames
@@ -69,15 +69,16 @@ def recognise(
     the others go on. Crops wait until BATCH are there to be judged together; those of a camera do not wait.
     """
     waiting: list[tuple[Frame, list[Box], np.ndarray]] = []
+    n = held = 0
     for frame in _frames(sources, every, failed):
         grey = frame.grey
         boxes = [central_square(grey)] if detector is None else detector(grey)
-        crops = np.stack([crop(grey, box) for box in boxes]) if boxes else np.empty((0, 48, 48), np.uint8)
+        crops = np.stack([crop(grey, box) for box in boxes]) if boxes else np.empty((0, SIDE, SIDE), np.uint8)
         waiting.append((frame, boxes, crops))
-        n, held = (sum(f(item) for item in waiting) for f in (lambda i: len(i[1]), lambda i: i[0].pixels.nbytes))
+        n, held = n + len(boxes), held + frame.pixels.nbytes
         if n >= BATCH or held >= HELD or frame.source.is_camera:
             yield from _judged(judge, waiting)
-            waiting = []
+            waiting, n, held = [], 0, 0
     yield from _judged(judge, waiting)
 
 

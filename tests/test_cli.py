@@ -37,7 +37,7 @@ def test_training_predicting_and_evaluating_by_command(tmp_path, capsys, monkeyp
     from PIL import Image
 
     Image.new("L", (50, 70), 100).save(tmp_path / "face.png")
-    assert cli.main(["predict", folder, str(tmp_path / "face.png")]) == 0
+    assert cli.main(["predict", str(tmp_path / "face.png"), "--no-detect", "--model", folder]) == 0
     assert "%" in capsys.readouterr().out
 
 

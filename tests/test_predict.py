@@ -1,11 +1,8 @@
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from ferkit import DataError
 from ferkit.models import InputSpec, create_model
-from ferkit.predict import logits, pick_device, prepare, read_picture
+from ferkit.predict import logits, pick_device, prepare
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +34,6 @@ def test_faces_of_any_size_are_brought_to_the_models(model):
     assert out.shape == (2, 3, 48, 48)
     torch.testing.assert_close(out, torch.full_like(out, 0.2))
     assert logits(model, flat).shape == (2, 7)
-
-
-def test_pictures_are_cropped_square_and_grey(tmp_path):
-    Image.fromarray(np.full((60, 90, 3), 128, np.uint8)).save(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png").shape == (1, 60, 60)
-    (tmp_path / "b.png").write_text("no picture")
-    for name in ("b.png", "missing.png"):
-        with pytest.raises(DataError, match=f"{name}: not a picture that can be decoded"):
-            read_picture(tmp_path / name)
 
 
 def test_devices():
