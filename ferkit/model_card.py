@@ -45,7 +45,8 @@ def card(record: dict, named: str, parts: dict[str, dict]) -> str:
     return "\n".join([
         f"# Model card: {recipe['name']}, the weights in the package", "", ABOUT,
         "## Data and protocol", "",
-        f"- Data: {data['name']} (fingerprint {data['fingerprint']}), pictures: {pictures}{left_out}.",
+        f"- Data: {data['name']}, fingerprint {data['fingerprint']}{left_out}.",
+        f"- Pictures: {pictures}.",
         f"- Outside data: {learned}.",
         "- FER2013's pictures came from a web search and were cropped by a face detector. Its labels are noisy: people",
         "  agree with them in 65 %, give or take 5 (Goodfellow et al. 2013).",
