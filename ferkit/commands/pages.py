@@ -1,6 +1,7 @@
 """What is made of records and notebooks: `ferkit leaderboard` and `suite`."""
 
 import argparse
+import signal
 from pathlib import Path
 
 from ferkit import DataError
@@ -52,6 +53,7 @@ def leaderboard(arguments: argparse.Namespace) -> None:
 def suite_run(arguments: argparse.Namespace) -> None:
     from ferkit import sources, suite
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the notebook is kept, its kernel ended
     where, why = sources.locate(arguments.data)
     print(f"data: {where or 'embedded faces'} ({why})")
     if where and not where.exists():
