@@ -19,6 +19,7 @@ from ferkit.atomic import project_root, whole_file
 from ferkit.records import read_log
 
 GRACE = 60.0  # seconds that a step has to end in order when its time is up
+WORTH = 5.0  # seconds for which a step is begun
 RESERVE = 180.0  # seconds, at most a tenth of a session, that are kept for the output
 TRAINING = 0.7  # of what is left when the campaign begins; the notebooks find its runs trained
 NOTEBOOKS = 0.9  # of what is left then; the report has the rest
@@ -90,7 +91,7 @@ class Session:
         """`ferkit *arguments` in that share of the time that is left; its end when that is over is no failure."""
         name, grace = arguments[0], min(GRACE, self.left() / 4)
         seconds = share * self.left() - grace
-        if seconds <= 0:
+        if seconds < WORTH:
             print(f"{name}: left out, the session's time is up", flush=True)
             return
         print(f"\n$ ferkit {' '.join(arguments)}", flush=True)

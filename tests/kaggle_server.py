@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Kaggle(ThreadingHTTPServer):
     """What it is asked is in `calls`, what was pushed in `pushed`; the other attributes are what it answers.
 
-    trouble: call -> an HTTP status, "drop" (the connection ends in the middle, once) or "slow" (no answer before the end).
+    trouble: call -> an HTTP status, "drop" (the connection ends midway, once) or "slow" (no answer before the end).
     """
 
     daemon_threads = True
