@@ -25,7 +25,7 @@ bench: install ## speed beside the usual way; with DATA=…/fer2013.csv also of 
 	for name in peers growth stream copies; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 	if [ -n "$(FERKIT_DATA)" ]; then $(VENV)/bin/python benchmarks/parse.py "$(FERKIT_DATA)"; fi
 
-table: install ## write the results table of README from the records
+tables: install ## write the results table of README from the records
 	$(FERKIT) leaderboard --write README.md
 
 lab: install ## open the notebooks in JupyterLab
@@ -39,4 +39,4 @@ $(VENV)/installed: requirements.txt constraints.txt pyproject.toml
 	if command -v uv >/dev/null; then uv pip install -q --python $(VENV) -c constraints.txt -e '.[dev]'; else $(VENV)/bin/pip install -q -c constraints.txt -e '.[dev]'; fi
 	touch $@
 
-.PHONY: help install run test lint bench table lab clean
+.PHONY: help install run test lint bench tables lab clean

@@ -2,7 +2,6 @@
 
 import fnmatch
 import itertools
-import re
 import time
 import tomllib
 from collections.abc import Callable
@@ -166,7 +165,7 @@ def take(
     names = {faces.name} if faces.votes is None else {faces.name, as_ferplus(faces).name}
     here = here or machine(device)
     how = ["--data", str(where.absolute()) if where else "embedded", "--device", device, "--processes", str(processes)]
-    how += ["--until", f"{until:.0f}", *(["--compile"] if compiled else [])]
+    how += ["--compile"] if compiled else []
     todo = [job for job in jobs if job.data in names and here in job.minutes and not find_record(job, root)]
     outcomes = []
     for wave in ([job for job in todo if not job.start], [job for job in todo if job.start]):
@@ -206,10 +205,3 @@ def folders(jobs: list[Job], root: Path) -> list[Path]:
     """The run folders that hold what results/ does not: records, and states to go on from."""
     wanted = [root / "runs" / job.name for job in jobs if not (root / "results" / job.name / "record.json").exists()]
     return [folder for folder in wanted if (folder / "record.json").exists() or (folder / "last.pt").exists()]
-
-
-def seconds(text: str) -> float:
-    """ "90s", "9m", "2h" or "1h30m" in seconds; ValueError for anything else."""
-    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
-        raise ValueError(f"{text!r} is no length of time; say for example 90s, 9m or 1h30m")
-    return sum(float(n) * {"h": 3600, "m": 60, "s": 1}[unit] for n, unit in re.findall(r"([\d.]+)([hms])", text))

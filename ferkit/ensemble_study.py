@@ -88,7 +88,7 @@ def page(root: Path) -> str:
     """Every ensemble below root whose members all judge, as Markdown: its members, and its methods."""
     parts = [
         "# Ensembles",
-        "Written by `make table` from the records beside this page. What a method fits is fitted on PublicTest; the\n"
+        "Written by `make tables` from the records beside this page. What a method fits is fitted on PublicTest; the\n"
         "one in bold is the record's, chosen on PublicTest too where *expected* is given: the accuracy on halves of\n"
         "PublicTest that a method was not fitted on. The last column is what choosing and fitting on the test set\n"
         "itself would have shown, and no result. Accuracies in percent.",

@@ -5,6 +5,7 @@ What is done is skipped, what fails stops nothing else, and a command's process 
 
 import math
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -30,6 +31,7 @@ class Job:
     folder: Path  # of its output, named by its content
     marker: str = "record.json"
     seconds: float = 0.0
+    after: tuple[str, ...] = ()  # names of jobs before it in the list, which end first, however they do
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Outcome:
     job: Job
     state: str
     seconds: float = 0.0
-    told: str = ""  # a failure's last line
+    told: str = ""  # a failure in the command's own words, or its last line
 
 
 def run(
@@ -48,18 +50,22 @@ def run(
 ) -> list[Outcome]:  # fmt: skip
     """Run jobs in their order, `workers` at once here, or on the Dask cluster at an address; the outcomes as they came.
 
-    A job that is not worth starting before `until` (Unix time) is left out. `ended` hears of every job whose process
+    A job that is not worth starting before `until` (Unix time) is left out; commands find that time in $FERKIT_UNTIL.
+    Several at once share the cores, and see one GPU each where there are more. `ended` hears of every job whose process
     has ended. An exception, Ctrl-C included, ends the processes here; on a cluster it takes back what has not begun.
     Raises ValueError for a cluster that does not answer, or whose library is not installed.
     """
     if workers < 1:
         raise ValueError(f"at least 1 job at once, got {workers}")
-    place = _Cluster(scheduler, until) if scheduler else _Here(workers)
+    place = _Cluster(scheduler, until) if scheduler else _Here(workers, until)
     waiting, running, progress = list(jobs), [], Progress(len(jobs), say)
     try:
         while waiting or running:
-            while waiting and len(running) < place.room:
-                job = waiting.pop(0)
+            unended = {job.name for job in waiting} | {task.job.name for task in running}
+            for job in [job for job in waiting if not unended.intersection(job.after)]:
+                if len(running) >= place.room:
+                    break
+                waiting.remove(job)
                 if outcome := _left_alone(job, until):
                     progress.end(outcome)
                 else:
@@ -81,6 +87,15 @@ def run(
     return progress.ended
 
 
+def gpus() -> list[str]:
+    """Names for $CUDA_VISIBLE_DEVICES of the GPUs that may be used, where they are several; else none."""
+    import torch
+
+    n = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return (given.split(",")[:n] if given else [str(i) for i in range(n)]) if n > 1 else []
+
+
 def execute(job: Job, until: float, topic: str) -> Outcome:
     """A job on a worker of a cluster, from its start to its end.
 
@@ -93,7 +108,7 @@ def execute(job: Job, until: float, topic: str) -> Outcome:
     if outcome := _left_alone(job, until):
         return outcome
     get_worker().log_event(topic, str(job.folder))
-    process = _Process(job)
+    process = _Process(job, until)
     if process.child:
         process.child.wait()
     return process.poll()
@@ -108,11 +123,13 @@ def _left_alone(job: Job, until: float) -> Outcome | None:
 class _Process:
     """A job as a process of this machine, its output appended to the folder's log."""
 
-    def __init__(self, job: Job, threads: int | None = None) -> None:
-        self.job, self.begun, self.child = job, time.time(), None
+    def __init__(self, job: Job, until: float, gpu: str = "", threads: int = 0) -> None:
+        self.job, self.gpu, self.begun, self.child = job, gpu, time.time(), None
         package = str(Path(__file__).resolve().parents[1])  # ours, whatever the current folder holds
         paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         own = {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "FERKIT_ENDS_WITH_STDIN": "1"}
+        own |= {"FERKIT_UNTIL": str(until)} if until < math.inf else {}
+        own |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
         environment = ({"OMP_NUM_THREADS": str(threads)} if threads else {}) | os.environ | own
         try:
             job.folder.mkdir(parents=True, exist_ok=True)
@@ -146,17 +163,22 @@ class _Process:
         """The failure in the command's own words, which may be several lines, else the last line of this run."""
         lines = (self.job.folder / LOG).read_bytes()[self.before :].decode(errors="replace").strip().splitlines()
         own = [i for i, line in enumerate(lines) if line.startswith("ferkit: ")]
-        return " ".join(lines[own[-1] if own else -1 :]).removeprefix("ferkit: ")
+        return "\n".join(lines[own[-1] if own else -1 :]).removeprefix("ferkit: ")
 
 
 class _Here:
-    """Processes of this machine, so many at once, that share its cores."""
+    """Processes of this machine, so many at once, that share its cores and its GPUs."""
 
-    def __init__(self, workers: int) -> None:
-        self.room, self.threads = workers, max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
+    def __init__(self, workers: int, until: float) -> None:
+        self.room, self.until, self.started = workers, until, []
+        several = workers > 1
+        self.threads, self.gpus = max(1, (os.cpu_count() or 1) // workers) if several else 0, gpus() if several else []
 
     def start(self, job: Job) -> _Process:
-        return _Process(job, self.threads)
+        taken = [process.gpu for process in self.started if process.child and process.child.poll() is None]
+        gpu = min(self.gpus, key=taken.count, default="")
+        self.started.append(_Process(job, self.until, gpu, self.threads))
+        return self.started[-1]
 
     def close(self, running: list[_Process]) -> None:
         children = [process.child for process in running if process.child]
@@ -221,3 +243,10 @@ class _Cluster:
     def close(self, running: list[_Task]) -> None:
         self.client.cancel([task.future for task in running])
         self.client.close()
+
+
+def seconds(text: str) -> float:
+    """ "90s", "9m", "2h" or "1h30m" in seconds; ValueError for anything else."""
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+        raise ValueError(f"{text!r} is no length of time; say for example 90s, 9m or 1h30m")
+    return sum(float(n) * {"h": 3600, "m": 60, "s": 1}[unit] for n, unit in re.findall(r"([\d.]+)([hms])", text))

@@ -1,7 +1,7 @@
-"""The results table, from records: a row a recipe, its seeds averaged, with an interval and links."""
+"""The results table, from records: a row a model and data set, seeds averaged, with an interval and links."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,50 +9,110 @@ import numpy as np
 from ferkit import recipes
 from ferkit.atomic import whole_file
 from ferkit.audit import load_audit, part_of_rows
+from ferkit.claims import CLAIMS
 from ferkit.comparison import hits
 from ferkit.independence import INDEPENDENT
-from ferkit.metrics import mean_accuracy as mean_of
+from ferkit.metrics import mean_accuracy
 from ferkit.protocols import other_protocol
 from ferkit.recipe import Recipe
-from ferkit.records import find_records, interval, load_logits, outside, project_root
+from ferkit.records import find_records, load_logits, measured_splits, outside, project_root
 
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 NO_MEMBER = re.compile(rf"-({'|'.join(set(recipes.NO_RESULT) - {'member'})})(\+|-s\d|$)|\+fold=")  # of an ensemble
+DATASETS = ("fer2013", "ferplus")
 
 
-def results_table(root: str | Path, data: str = "fer2013") -> str:
-    """The results on that data below root as a Markdown table, a row a recipe.
+@dataclass(frozen=True)
+class Entry:
+    """The runs behind a row: the seeds of one recipe, or one ensemble, on one data set."""
 
-    Quick runs, studies, ensembles of them and runs that were trained on PublicTest stay out. Values are means over
-    seeds; the accuracy's interval is a stratified bootstrap over the images of that mean. Raises ValueError for a model
-    whose logits depend on the rest of the batch, and for records that do not belong together.
+    name: str
+    data: str
+    runs: tuple[tuple[Path, dict], ...]  # folder, record
+
+    @property
+    def folders(self) -> list[Path]:
+        return [folder for folder, _ in self.runs]
+
+    @property
+    def record(self) -> dict:
+        """The first of its records, for what all of them share."""
+        return self.runs[0][1]
+
+    @property
+    def n_members(self) -> int:
+        """Of an ensemble; 0 for a network."""
+        return len(self.record["recipe"].get("members", ()))
+
+    @property
+    def kind(self) -> str:
+        return f"ensemble of {self.n_members}" if self.n_members else "single"
+
+    @property
+    def tests(self) -> list[str]:
+        """What it was tested on: PrivateTest, of FER+ by majorities and by argmax."""
+        return [usage for usage in measured_splits(load_logits(self.folders[0])) if usage.startswith("PrivateTest")]
+
+    def each(self, usage: str, headline: str = "accuracy") -> list[float]:
+        """A headline of every run, in [0, 1]."""
+        return [record["metrics"][usage][headline]["value"] for _, record in self.runs]
+
+    def accuracy(self, usage: str = "PrivateTest") -> dict[str, float]:
+        """The mean over runs, {value, low, high}: a stratified bootstrap over the images."""
+        return mean_accuracy(*hits(self.folders, usage))
+
+    def spread(self, usage: str = "PrivateTest") -> str:
+        """`68.3 ± 0.4, 4 seeds`: mean and standard deviation over seeds, in percent."""
+        values = [100 * value for value in self.each(usage)]
+        if len(values) > 1:
+            return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}, {len(values)} seeds"
+        return f"{values[0]:.1f}" + ("" if self.n_members else ", 1 seed")
+
+
+def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]:
+    """What is a result on those data sets, below any of the folders, best on PublicTest first.
+
+    Quick runs, studies, ensembles of them and runs by another protocol stay out; a run that is in several folders
+    counts in the first. Raises ValueError for a model whose logits depend on the rest of the batch, and for records
+    that do not belong together.
     """
-    if not Path(root).is_dir():
-        raise ValueError(f"{root}: no such folder of records")
-    groups: dict[str, list[tuple[Path, dict]]] = {}
-    for folder, record in find_records(root):
-        if _is_result(record, data):
-            _check_independence(folder, record)
-            groups.setdefault(record["recipe"]["name"], []).append((folder, record))
-    for runs in groups.values():
-        _check_group(runs)
+    groups: dict[tuple[str, str], list[tuple[Path, dict]]] = {}
+    for root in roots:
+        if not Path(root).is_dir():
+            raise ValueError(f"{root}: no such folder of records")
+        before = {(*key, folder.name) for key, runs in groups.items() for folder, _ in runs}
+        for folder, record in find_records(root):
+            key = record["data"]["name"], record["recipe"]["name"]
+            if _is_result(record, data) and (*key, folder.name) not in before:
+                _check_independence(folder, record)
+                groups.setdefault(key, []).append((folder, record))
+    found = [Entry(name, on, tuple(runs)) for (on, name), runs in groups.items()]
+    for entry in found:
+        _check_group(list(entry.runs))
+    return sorted(found, key=lambda e: (data.index(e.data), -np.mean(e.each("PublicTest"))))
+
+
+def results_table(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> str:
+    """The results (`entries`) as a Markdown table: a row a model and data set, of FER+ one for each of its tests."""
     lines = [
-        "| recipe | seeds | PrivateTest accuracy, % (95 %) | each seed | balanced | macro F1 | ECE "
-        "| clean accuracy (n) | with flip TTA | PublicTest | outside data | parameters | minutes | records |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| dataset | model | single or ensemble | fine-tuned | claimed, % | measured on PrivateTest, % | 95 % | n "
+        "| clean, % (n) | balanced | macro F1 | ECE | with flip TTA | PublicTest | outside data | parameters | minutes "
+        "| records |",
+        "|---" * 18 + "|",
     ]
-    report = load_audit(file) if (file := Path(root) / "audit" / f"{data}.json").exists() else None
-    for name, runs in groups.items():
-        lines.append(_row(name, runs, report))
+    for entry in entries(*roots, data=data):
+        files = [Path(root) / "audit" / f"{entry.data}.json" for root in roots]
+        report = next((load_audit(file) for file in files if file.exists()), None)
+        lines += [_row(entry, usage, report) for usage in entry.tests]
     return "\n".join(lines)
 
 
-def _is_result(record: dict, data: str) -> bool:
+def _is_result(record: dict, data: tuple[str, ...]) -> bool:
     recipe, about = record["recipe"], record["data"]
     standard = not other_protocol(record) and not recipe.get("fold")  # which older records lack
     if any(NO_MEMBER.search(name) for name in recipe.get("members", ())):
         return False
-    return about["official"] and about["name"] == data and standard and not NO_RESULT.search(recipe["name"])
+    return about["official"] and about["name"] in data and standard and not NO_RESULT.search(recipe["name"])
 
 
 def _check_independence(folder: Path, record: dict) -> None:
@@ -78,32 +138,33 @@ def _check_group(runs: list[tuple[Path, dict]]) -> None:
         raise ValueError(f"{where} repeat a seed; a mean over seeds takes each once")
 
 
-def _row(name: str, runs: list[tuple[Path, dict]], report: dict | None) -> str:
-    metrics = [record["metrics"] for _, record in runs]
+def _row(entry: Entry, usage: str, report: dict | None) -> str:
+    def mean(headline: str, split: str = usage) -> str:
+        return f"{100 * np.mean(entry.each(split, headline)):.1f}"
 
-    def mean(split: str, headline: str) -> str:
-        return f"{100 * np.mean([m[split][headline]['value'] for m in metrics]):.1f}"
-
-    members = len(runs[0][1]["recipe"].get("members", ()))
-    cells = [
-        f"`{name}`",
-        f"{members} members" if members else str(len(runs)),
-        interval(mean_accuracy([folder for folder, _ in runs])),
-    ]
-    cells += [", ".join(f"{100 * m['PrivateTest']['accuracy']['value']:.1f}" for m in metrics)]
-    cells += [mean("PrivateTest", headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
-    cells += [_clean([folder for folder, _ in runs], report) if report else "not audited"]
-    cells += [mean("PrivateTest flip TTA", "accuracy"), mean("PublicTest", "accuracy")]
-    cells += [", ".join(outside(runs[0][1])) or "none"]
-    cells += [f"{runs[0][1]['parameters']:,}", f"{np.mean([r['seconds']['training'] for _, r in runs]) / 60:.0f}"]
-    cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in runs)]
+    about, accuracy = entry.record, entry.accuracy(usage)
+    claims = ", ".join(f"{claim.percent:.1f}" for claim in CLAIMS if claim.model == about["recipe"]["model"])
+    cells = [entry.data + usage.removeprefix("PrivateTest"), f"`{entry.name}`", entry.kind]
+    cells += ["yes" if about.get("start") else "no", claims if claims and entry.data == "fer2013" else "–"]
+    cells += [entry.spread(usage), f"{100 * accuracy['low']:.1f}–{100 * accuracy['high']:.1f}"]
+    cells += [f"{about['metrics'][usage]['n']:,}", _clean(entry.folders, usage, report) if report else "not audited"]
+    cells += [mean(headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
+    cells += [mean("accuracy", f"{usage} flip TTA"), mean("accuracy", "PublicTest")]
+    cells += [", ".join(outside(about)) or "none", f"{about['parameters']:,}"]
+    cells += [f"{minutes(entry):.0f}"]
+    cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in entry.runs)]
     return f"| {' | '.join(cells)} |"
 
 
-def _clean(folders: list[Path], report: dict) -> str:
+def minutes(entry: Entry) -> float:
+    """Of training, the mean over its runs; an ensemble's are its members' together."""
+    return float(np.mean([record["seconds"]["training"] for _, record in entry.runs])) / 60
+
+
+def _clean(folders: list[Path], usage: str, report: dict) -> str:
     """Mean accuracy on the images without a copy in Training, by an audit, and their number."""
-    right, _ = hits(folders)
-    clean = part_of_rows(report, "PrivateTest", load_logits(folders[0])["PrivateTest_rows"]) == 0
+    right, _ = hits(folders, usage)
+    clean = part_of_rows(report, "PrivateTest", load_logits(folders[0])[f"{usage}_rows"]) == 0
     return f"{100 * right[:, clean].mean():.1f} ({clean.sum():,})"
 
 
@@ -113,12 +174,7 @@ def _link(folder: Path) -> str:
     return (folder.relative_to(root) if folder.is_relative_to(root) else folder).as_posix()
 
 
-def mean_accuracy(folders: list[Path], usage: str = "PrivateTest") -> dict[str, float]:
-    """Mean accuracy of several seeds on the same images, {value, low, high}; ValueError when the images differ."""
-    return mean_of(*hits(folders, usage))
-
-
-MARKERS = ("<!-- {}: written by `make table` -->", "<!-- end of {} -->")
+MARKERS = ("<!-- {}: written by `make tables` -->", "<!-- end of {} -->")
 
 
 def write_between_markers(path: Path, table: str, name: str = "results") -> None:

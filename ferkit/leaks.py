@@ -121,7 +121,7 @@ def recorded(root: Path) -> dict[str, list[Path]]:
 def page(root: Path) -> str:
     """The committed runs as Markdown; without any the table is empty."""
     return (
-        "# Leaks of the literature\n\nWritten by `make table` from the records beside this page. compact on FER2013, "
+        "# Leaks of the literature\n\nWritten by `make tables` from the records beside this page. compact on FER2013, "
         f"{BUDGETS['study'][0]},\neach beside the honest run of its seeds. Intervals are bootstraps over images, that "
         "of the first difference over seeds\ntoo. The third difference cannot be negative: a maximum of a curve."
         f"\n\n{table(recorded(root))}\n"

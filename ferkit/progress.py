@@ -1,5 +1,9 @@
-"""How far a list of jobs is: in a terminal a table drawn anew in its place, elsewhere a line for a start and an end."""
+"""How far work is: a bar for one training, and a table of jobs, drawn anew in their place where they can be.
 
+Elsewhere, in a log for instance, jobs have a line for a start and one for an end.
+"""
+
+import math
 import os
 import shutil
 import sys
@@ -7,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+BAR = 20  # characters
+PAUSE = 0.5  # seconds, at least, between two pictures of a bar
 LOG = "output.log"  # of a job's folder: what its process said
 
 
@@ -25,9 +31,11 @@ class Progress:
 
     def end(self, outcome) -> None:
         self.ended.append(outcome)
-        if not self.live:
+        if not self.live or outcome.state == "failed":  # which stays above the table
             after = f" after {outcome.seconds:.0f} s" if outcome.seconds else ""
-            self.say(f"{outcome.job.name}: {outcome.state}{after}" + (f" ({outcome.told})" if outcome.told else ""))
+            told = f": {outcome.told}" if "\n" in outcome.told else f" ({outcome.told})" if outcome.told else ""
+            self._clear()
+            self.say(f"{outcome.job.name}: {outcome.state}{after}{told}")
 
     def draw(self, running: list) -> None:
         """The jobs that ended last, those that run, and a line that counts all; nothing outside a terminal."""
@@ -35,15 +43,21 @@ class Progress:
             return
         columns, lines = shutil.get_terminal_size()
         begun = [task for task in running if task.begun]
-        rows = [(o.job.name, o.state, o.seconds, o.told) for o in self.ended[-3:]]
+        rows = [(o.job.name, o.state, o.seconds, o.told.split("\n")[0]) for o in self.ended[-3:]]
         for task in begun[: max(1, lines - 6)]:
             rows.append((task.job.name, "running", time.time() - task.begun, last_line(task.job.folder / LOG)))
         width = max((len(name) for name, *_ in rows), default=0)
         table = [f"{name:<{width}}  {state:<11} {s // 60:3.0f}:{s % 60:02.0f}  {told}" for name, state, s, told in rows]
         table = [line[: columns - 1] for line in [*table, self._counts(len(begun))]]
-        up = f"\x1b[{self.n_drawn}F\x1b[J" if self.n_drawn else ""  # to the first of our lines; clear from there
-        print(up + "\n".join(table), flush=True)
+        self._clear()
+        print("\n".join(table), flush=True)
         self.n_drawn = len(table)
+
+    def _clear(self) -> None:
+        """Back to the first line of the table, and nothing below it."""
+        if self.n_drawn:
+            print(f"\x1b[{self.n_drawn}F\x1b[J", end="")
+        self.n_drawn = 0
 
     def _counts(self, n_running: int) -> str:
         states = [outcome.state.removeprefix("was ") for outcome in self.ended]
@@ -63,3 +77,30 @@ def last_line(log: Path) -> str:
     except OSError:  # another machine's file may not be seen here yet
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def bar(title: str, n: int) -> Callable[[float], None]:
+    """What hears how much of n is done, and shows it in a line that is written over: in a terminal, and in a notebook,
+    which keeps it as it was last; elsewhere nothing."""
+    if not (show := _line()):
+        return lambda done: None
+    shown = -math.inf
+
+    def tell(done: float) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= PAUSE or done >= n:
+            shown, full = time.monotonic(), int(BAR * done / n)
+            show(f"{title} {'█' * full}{'░' * (BAR - full)} {done:.1f} of {n}")
+
+    return tell
+
+
+def _line() -> Callable[[str], None] | None:
+    """How to show a text in the place of the one before: by IPython's display in a notebook, in a terminal by print."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        from IPython.display import display
+
+        handle = display({"text/plain": ""}, raw=True, display_id=True)
+        return lambda text: handle.update({"text/plain": text}, raw=True)
+    return (lambda text: print(f"\x1b[K{text}", end="\r", flush=True)) if sys.stdout.isatty() else None

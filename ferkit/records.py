@@ -5,7 +5,6 @@ A record holds what is needed to believe a number: the recipe, the code, the dat
 
 import csv
 import json
-import math
 import platform
 import time
 import zipfile
@@ -39,7 +38,7 @@ SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, n
 
 def run(
     recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto", weights: str | Path | None = None, *,
-    processes: int = 1, compiled: bool = False, deadline: float = math.inf, say: Callable[..., None] = print,
+    processes: int = 1, compiled: bool = False, deadline: float | None = None, say: Callable[..., None] = print,
 ) -> dict:  # fmt: skip
     """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,13 @@ from pathlib import Path
 
 from ferkit import DataError, packing, sources
 from ferkit.atomic import project_root, whole_file
+from ferkit.jobs import OUT_OF_TIME, gpus
 from ferkit.records import read_log
 
 GRACE = 60.0  # seconds that a step has to end in order when its time is up
 WORTH = 5.0  # seconds for which a step is begun
 RESERVE = 180.0  # seconds, at most a tenth of a session, that are kept for the output
-TRAINING = 0.7  # of what is left when the campaign begins; the notebooks find its runs trained
+TRAINING = 0.7  # share of the time that is left for the campaign; the notebooks find its runs trained
 NOTEBOOKS = 0.9  # of what is left then; the report has the rest
 PACKED = 500_000_000  # bytes of the archive of runs
 REPORT = ("sphinx", "myst_nb", "furo")  # what `ferkit report` needs
@@ -47,17 +49,16 @@ class Session:
         where = str(where or "embedded")
         self.attempt("restore", lambda: restore(self.inputs, root))
         self.attempt("libraries", lambda: install(self.inputs, root / "libraries"))
+        notebooks, report = str(self.working / "notebooks"), str(self.working / "report")
+        how = ("--data", where, "--jobs", str(max(1, len(gpus()))))  # one run or notebook a GPU
         if profile != "quick" and where != "embedded":
-            budget = f"{TRAINING * self.left():.0f}s"
-            arguments = ("campaign", "run", "--budget", budget, "--jobs", str(n_gpus()), "--done", str(root / DONE))
-            self.step(*arguments, "--data", where)
-        notebooks, report = self.working / "notebooks", self.working / "report"
-        chosen = ("--profile", profile, "--only", only, "--data", where)
-        self.step("suite", "run", *chosen, "--out", str(notebooks), share=NOTEBOOKS)
+            self.step("campaign", "run", *how, "--done", str(root / DONE), share=TRAINING)
+        chosen = ("--profile", profile, "--only", only, "--out", notebooks)
+        self.step("suite", "run", *how, *chosen, share=NOTEBOOKS)
         if missing := [name for name in REPORT if importlib.util.find_spec(name) is None]:
             print(f"report: left out, {', '.join(missing)} not installed; attach wheels of them")
         else:
-            self.step("report", "--notebooks", str(notebooks), "--out", str(report))
+            self.step("report", "--notebooks", notebooks, "--out", report)
         self.attempt("output", self.leave)
 
     def prepare(self, root: Path) -> None:
@@ -87,14 +88,18 @@ class Session:
             print(f"{what} FAILED: {error}", flush=True)
             self.failures.append(what)
 
-    def step(self, *arguments: str, share: float = 1.0) -> None:
-        """`ferkit *arguments` in that share of the time that is left; its end when that is over is no failure."""
-        name, grace = arguments[0], min(GRACE, self.left() / 4)
-        seconds = share * self.left() - grace
+    def step(self, *arguments: str, share: float = 0.0) -> None:
+        """`ferkit *arguments`, told by --budget to take that share of the time that is left; 0: not told, all is its.
+
+        One that does not stop by itself is ended, and given a while for it. That its time was up is no failure.
+        """
+        grace = min(GRACE, self.left() / 4)
+        name, seconds = arguments[0], (share or 1.0) * self.left() - grace
         if seconds < WORTH:
             print(f"{name}: left out, the session's time is up", flush=True)
             return
-        print(f"\n$ ferkit {' '.join(arguments)}", flush=True)
+        arguments += ("--budget", f"{seconds:.0f}s") if share else ()
+        print(f"\n$ ferkit {shlex.join(arguments)}", flush=True)
         over = threading.Event()
         own = {"FERKIT_ENDS_WITH_STDIN": "1", "PYTHONUNBUFFERED": "1"}  # the first: it does not outlive this process
         with subprocess.Popen(
@@ -104,7 +109,7 @@ class Session:
             env=os.environ | own,
         ) as process:
             timers = [
-                threading.Timer(seconds, lambda: (over.set(), process.send_signal(signal.SIGTERM))),
+                threading.Timer(seconds + grace / 2, lambda: (over.set(), process.send_signal(signal.SIGTERM))),
                 threading.Timer(seconds + grace, process.kill),
             ]
             for timer in timers:
@@ -112,8 +117,8 @@ class Session:
             status = process.wait()
             for timer in timers:
                 timer.cancel()
-        if over.is_set():
-            print(f"{name}: its time is up; the next session goes on", flush=True)
+        if over.is_set() or status == OUT_OF_TIME:
+            print(f"{name}: its time was up; the next session goes on", flush=True)
         elif status:
             print(f"{name} FAILED with status {status}", flush=True)
             self.failures.append(name)
@@ -128,13 +133,6 @@ class Session:
             print(f"no room in runs.zip: {left_out}")
         n_files = sum(path.is_file() for path in self.working.rglob("*"))
         print(f"\nleft in {self.working}: {len(folders)} runs, {n_files} files, runs.zip among them", flush=True)
-
-
-def n_gpus() -> int:
-    """Runs at once: one a GPU, and one without."""
-    import torch
-
-    return max(1, torch.cuda.device_count())
 
 
 def progress(folder: Path) -> tuple[bool, int]:

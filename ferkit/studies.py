@@ -125,7 +125,7 @@ def page(root: Path) -> str:
     """Every study that has a run beside its baseline's, as Markdown."""
     parts = [
         "# Studies",
-        "Written by `make table` from the records beside this page. Accuracies in percent, rows in the order of\n"
+        "Written by `make tables` from the records beside this page. Accuracies in percent, rows in the order of\n"
         "PublicTest, which is what one may choose by. A difference is to the baseline's mean, in points, with a 95 %\n"
         "interval of a bootstrap over images and seeds; p is two-sided and adjusted for the number of rows (Holm).",
     ]

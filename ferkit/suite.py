@@ -1,23 +1,29 @@
-"""The notebooks as one batch: each executed by papermill with parameters, its copy kept, failures shown and counted."""
+"""The notebooks as jobs: each executed by papermill in the environment that runs this, its copy kept, failures shown.
 
-import time
-from dataclasses import dataclass
+By hand, `papermill notebooks/03_resemotenet.ipynb out.ipynb -p profile quick` does the same for one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from ferkit import DataError
-from ferkit.records import project_root
+from ferkit.atomic import project_root, whole_file
+from ferkit.jobs import Job
 
 PROFILES = ("quick", "cpu", "full")
+# Who uses runs that others train: two that need one run would get in each other's way. The last one needs all.
+AFTER = {"10": ("04", "08"), "11": ("08", "10"), "12": ("05", "08", "11")}
+LAST = "13"
+MARKER = "done.json"  # of a job's folder
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One notebook's execution; `failure` is the failing cell and its error, or None."""
-
-    notebook: str
-    copy: Path
-    seconds: float
-    failure: str | None = None
+class OutOfTime(Exception):
+    """A notebook's training stopped at the time in $FERKIT_UNTIL; executed again, it goes on."""
 
 
 def notebooks(only: str = "") -> list[Path]:
@@ -33,45 +39,78 @@ def notebooks(only: str = "") -> list[Path]:
     return [path for path in found if not wanted or path.name[:2] in wanted]
 
 
-def check_parameters(paths: list[Path], given: dict[str, str]) -> None:
-    """ValueError for a parameter that no notebook has: papermill itself would only log it."""
+def plan(paths: list[Path], parameters: dict, out: Path, resume: bool = False) -> list[Job]:
+    """The notebooks as jobs, each with those of the parameters that it has, after those whose runs it uses.
+
+    A job's folder, below `out`/logs, is named by the notebook's text and its parameters; unless `resume`, what is
+    finished there is forgotten. Raises ValueError for a parameter that no notebook has, which papermill only logs.
+    """
     from papermill import inspect_notebook
 
-    known = sorted(set().union(*(inspect_notebook(path) for path in paths)))
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ValueError(f"no notebook has the parameter {', '.join(unknown)}; choose from {', '.join(known)}")
+    known = {path: set(inspect_notebook(path)) for path in paths}
+    if unknown := sorted(set(parameters) - set().union(*known.values())):
+        choices = ", ".join(sorted(set().union(*known.values())))
+        raise ValueError(f"no notebook has the parameter {', '.join(unknown)}; choose from {choices}")
+    jobs = []
+    for path in paths:
+        mine = {name: value for name, value in parameters.items() if name in known[path]}
+        arguments = ("suite", "execute", str(path), "--out", str(out.absolute()))
+        arguments += tuple(word for name, value in mine.items() for word in ("-p", name, repr(value)))
+        digest = hashlib.sha256(path.read_bytes() + repr(arguments).encode()).hexdigest()[:12]
+        folder = out.absolute() / "logs" / f"{path.stem}-{digest}"
+        for old in folder.parent.glob(f"{path.stem}-*"):
+            if old != folder or not resume:
+                shutil.rmtree(old)
+        number = path.name[:2]
+        after = AFTER.get(number, ()) if number != LAST else tuple(p.name[:2] for p in paths if p != path)
+        names = tuple(p.stem for p in paths if p.name[:2] in after)
+        jobs.append(Job(path.stem, (*arguments, "--done", str(folder / MARKER)), folder, MARKER, after=names))
+    return jobs
 
 
-def run(paths: list[Path], parameters: dict, out: Path) -> list[Outcome]:
-    """Execute notebooks one after the other into `out`, telling of each; a failure does not stop the rest."""
+def execute(path: Path, out: Path, parameters: dict) -> float:
+    """Execute one notebook into the folder `out`; seconds. papermill's bar on stderr says which cell runs.
+
+    The copy, of a failed notebook too, takes its place at the end. Raises DataError with the failing cell and its
+    traceback, and OutOfTime.
+    """
     import nbformat
-    from papermill import execute_notebook, inspect_notebook
+    from papermill import execute_notebook
     from papermill.exceptions import PapermillExecutionError
 
     out.mkdir(parents=True, exist_ok=True)
-    outcomes = []
-    for i, path in enumerate(paths, 1):
-        print(f"[{i}/{len(paths)}] {path.stem} ...", end=" ", flush=True)
-        start, failure = time.perf_counter(), None
-        mine = {name: value for name, value in parameters.items() if name in inspect_notebook(path)}
+    with tempfile.TemporaryDirectory(dir=out, prefix=".executing-") as temporary:
+        copy = Path(temporary) / path.name
+        os.environ["JUPYTER_PATH"] = str(_own_kernel(Path(temporary)))
         try:
-            execute_notebook(
-                path,
-                out / path.name,
-                mine,
-                kernel_name="python3",
-                progress_bar=False,
-                cwd=path.parent,
-                extra_arguments=["--log-level=ERROR"],
-            )  # the kernel's own chatter
+            notebook = execute_notebook(
+                path, copy, parameters, kernel_name="python3", cwd=path.parent,
+                extra_arguments=["--log-level=ERROR"],  # the kernel's own chatter
+            )  # fmt: skip
         except PapermillExecutionError as error:
+            if error.ename == "OutOfTime":
+                raise OutOfTime(f"{path.name}: {error.evalue}") from error
             trace = "\n".join(error.traceback[-6:])
-            failure = f"cell {error.cell_index} of {path.name}:\n{error.source}\n{trace}"
+            raise DataError(f"cell {error.cell_index} of {path.name}:\n{error.source}\n{trace}") from error
         except (RuntimeError, nbformat.ValidationError) as error:  # the kernel died, or the file is no notebook
-            failure = f"{path.name}: {type(error).__name__}: {error}"
-        outcomes.append(Outcome(path.name, out / path.name, time.perf_counter() - start, failure))
-        print(f"{'FAILED after' if failure else 'ok'} {outcomes[-1].seconds:.0f} s", flush=True)
-        if failure:
-            print(failure, flush=True)
-    return outcomes
+            raise DataError(f"{path.name}: {type(error).__name__}: {error}") from error
+        finally:
+            if copy.exists():
+                os.replace(copy, out / path.name)
+    return notebook.metadata.papermill["duration"]
+
+
+def _own_kernel(folder: Path) -> Path:
+    """A place for $JUPYTER_PATH, which Jupyter searches first, whose python3 is the Python that runs this."""
+    place = folder / "kernels" / "python3"
+    place.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    about = {"argv": command, "display_name": "Python 3", "language": "python"}
+    (place / "kernel.json").write_text(json.dumps(about))
+    return folder
+
+
+def finish(marker: Path, seconds: float) -> None:
+    """Say in a job's folder that its notebook ran."""
+    with whole_file(marker) as temporary:
+        temporary.write_text(json.dumps({"seconds": seconds}) + "\n")

@@ -7,7 +7,7 @@ import copy
 import csv
 import hashlib
 import math
-import sys
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -28,6 +28,7 @@ from ferkit.models.pretrained import trunk_of
 from ferkit.parallel import Team, joined
 from ferkit.precision import choose, fast_kernels
 from ferkit.predict import logits, pick_device
+from ferkit.progress import bar
 from ferkit.recipe import Recipe
 from ferkit.schedule import cycles, is_over, make_optimizer
 from ferkit.weights import BEST, save_weights
@@ -40,7 +41,7 @@ class OutOfTime(Exception):
 def fit(
     recipe: Recipe, training: Faces, public: Faces, folder: Path, *,
     device: str = "auto", source: dict | None = None, weights: str | Path | None = None,
-    compiled: bool = False, deadline: float = math.inf, watch: Callable[[State], None] = lambda _state: None,
+    compiled: bool = False, deadline: float | None = None, watch: Callable[[State], None] = lambda _state: None,
     say: Callable[..., None] = print,
 ) -> State:  # fmt: skip
     """Train; leave recipe.json, log.csv, last.pt and best.safetensors (EMA weights of the best epoch) in folder, and
@@ -48,9 +49,10 @@ def fit(
 
     training and public: labelled faces of those two splits (which faces these are is the recipe's protocol).
     `source` describes the code (machine.code_version) and is kept with the state. `weights`: a file to start from
-    (models.create_model's `pretrained`). `compiled`: by torch.compile. `deadline`, on time.monotonic's clock:
-    OutOfTime when the next epoch would not end before it. `watch` is told of every epoch, which is saved by then, and
-    may end the run by raising. `say` takes a line an epoch, as print does.
+    (models.create_model's `pretrained`). `compiled`: by torch.compile. `deadline`, on time.monotonic's clock (None: at
+    the Unix time in $FERKIT_UNTIL, where that is set): OutOfTime when the next epoch would not end before it. `watch`
+    is told of every epoch, which is saved by then, and may end the run by raising. `say` takes a line an epoch, as
+    print does.
     A finished run returns at once, an interrupted one continues; the result is the same, on a CPU to the last bit.
     Several processes (parallel.joined) all call this, on a folder that all of them see.
     Raises DataError for unlabelled or missing faces, a folder of another recipe or other data, a damaged checkpoint,
@@ -62,6 +64,7 @@ def fit(
         if not len(faces) or (faces.labels == UNLABELLED).any():
             raise DataError(f"{usage} has {len(faces)} images, or some without a label: training needs labelled ones")
     folder, where = Path(folder), pick_device(device)
+    deadline = _session_end() if deadline is None else deadline
     with (
         joined(where) as team,
         fast_kernels(where),
@@ -132,10 +135,11 @@ def _train(
 ) -> None:  # fmt: skip
     recipe, state = loop.recipe, loop.state
     say(f"{recipe.run_name}: {state.precision} {state.timings or ''}".rstrip(), flush=True)
+    tell = bar(recipe.run_name, recipe.epochs) if say is print else silent
     while not is_over(recipe, state.history):
         _check_time(loop, deadline)
         begin, cpu, epoch = time.perf_counter(), time.process_time(), state.epoch
-        loss = loop.epoch(_progress(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs}", say is print))
+        loss = loop.epoch(lambda share, epoch=epoch: tell(epoch + share))
         if not math.isfinite(loss):
             raise FloatingPointError(f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr, in another folder")
         accuracy = judge(state.ema, public, loop.team)
@@ -152,23 +156,14 @@ def _train(
         if loop.team.is_first:
             _save(state, recipe, folder, classes, better)
         watch(state)
+        tell(state.epoch)
         say(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
             f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
 
 
-def _progress(title: str, live: bool) -> Callable[[float], None]:
-    """What hears the share of an epoch that is done: a line in a terminal that is written over, else nothing."""
-    if not live or not sys.stdout.isatty():
-        return lambda share: None
-    shown = -1
-
-    def tell(share: float) -> None:
-        nonlocal shown
-        if int(100 * share) > shown:
-            shown = int(100 * share)
-            print(f"{title} {shown} %", end="\r", flush=True)
-
-    return tell
+def _session_end() -> float:
+    """When the time is up that $FERKIT_UNTIL gives, on time.monotonic's clock."""
+    return time.monotonic() + float(os.environ.get("FERKIT_UNTIL", math.inf)) - time.time()
 
 
 def _check_time(loop: Loop, deadline: float) -> None:

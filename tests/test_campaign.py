@@ -109,7 +109,7 @@ def test_what_is_taken_is_the_data_that_was_asked_for(lent, drawn_csv, tmp_path,
     given = [command.arguments[command.arguments.index("--data") + 1] for command in (first[0], second[0], third[0])]
     assert given == [str(drawn_csv), str(drawn_csv), "embedded"] and [len(first), len(second), len(third)] == [2, 2, 2]
     line = " ".join(first[0].arguments)
-    assert f"--out {tmp_path / 'runs' / runs[0].name} " in line and "--device cpu --processes 2 --until" in line
+    assert f"--out {tmp_path / 'runs' / runs[0].name} " in line and "--device cpu --processes 2" in line
     assert line.endswith("--compile") and (how["workers"], how["scheduler"]) == (3, "x")
     assert first[0].folder == tmp_path / "runs" / runs[0].name and first[0].seconds == campaign.START + 2
     monkeypatch.setattr(sources, "read", None)  # the environment's data would be read
@@ -283,9 +283,9 @@ def test_a_wrong_list_is_one_clear_error(tmp_path, change, message):
 
 
 def test_lengths_of_time():
-    assert [campaign.seconds(text) for text in ("90s", "9m", "1h30m", "0.5m")] == [90, 540, 5400, 30]
+    assert [jobs.seconds(text) for text in ("90s", "9m", "1h30m", "0.5m")] == [90, 540, 5400, 30]
     with pytest.raises(ValueError, match="'9' is no length of time; say for example 90s"):
-        campaign.seconds("9")
+        jobs.seconds("9")
 
 
 def test_the_command_runs_packs_and_merges(lent, drawn_csv, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -62,7 +63,7 @@ def test_a_failure_is_told_and_stops_nothing(tmp_path):
     [
         ("sys.exit(75)", "out of time", ""),
         ("sys.exit(3)", "failed", "ended with status 3"),  # not what an earlier run said
-        ("print('ferkit: two'); print('lines'); sys.exit(1)", "failed", "two lines"),
+        ("print('ferkit: two'); print('lines'); sys.exit(1)", "failed", "two\nlines"),
         ("os.kill(os.getpid(), 9)", "failed", "ended with status -9 and left no record.json"),
     ],
 )
@@ -74,9 +75,10 @@ def test_how_a_process_ended(tmp_path, every_job_first, ends, state, told):
     assert (outcomes["a"].state, outcomes["a"].told) == (state, told)
 
 
-def test_training_that_is_out_of_time_has_a_status_of_its_own(drawn_csv, tmp_path, capsys):
+def test_training_that_is_out_of_time_has_a_status_of_its_own(drawn_csv, tmp_path, monkeypatch, capsys):
     arguments = ["train", "--recipe", "quick", "--set", "precision=float32", "--data", str(drawn_csv)]
-    assert cli.main([*arguments, "--out", str(tmp_path), "--until", "0"]) == jobs.OUT_OF_TIME
+    monkeypatch.setenv("FERKIT_UNTIL", "0")
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == jobs.OUT_OF_TIME
     assert "out of time after epoch 0 of 30; the same command goes on" in capsys.readouterr().out
 
 
@@ -98,6 +100,45 @@ if time.time() > end:
     assert [outcome.state for outcome in outcomes.values()] == ["done", "done"]
     assert [path.read_text() for path in (tmp_path / "meet").iterdir()] == ["3", "3"]
     assert ["started" in line for line in said] == [True, True, False, False]
+
+
+def test_what_comes_after_others_waits_for_them_however_they_end(tmp_path):
+    these = listed(tmp_path, ("no-command",), SHOWS_VERSION, SHOWS_VERSION)
+    these[1] = replace(these[1], after=("a", "of another list"))
+    outcomes, said = run(these, workers=3)
+    assert [outcome.state for outcome in outcomes.values()].count("done") == 2 and outcomes["a"].state == "failed"
+    assert said.index(next(line for line in said if line.startswith("a: failed"))) < said.index(
+        next(line for line in said if line.startswith("b: started"))
+    )
+
+
+def test_several_see_one_gpu_each_and_find_the_end_of_their_time(tmp_path, every_job_first, monkeypatch):
+    monkeypatch.setattr(jobs, "gpus", lambda: ["4", "7"])
+    every_job_first("""
+if os.environ.get("CUDA_VISIBLE_DEVICES", "") + os.environ.get("FERKIT_UNTIL", ""):
+    print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("FERKIT_UNTIL"))
+import time
+time.sleep(1)
+""")
+    until = round(time.time() + 600)
+    run(listed(tmp_path / "two", SHOWS_VERSION, SHOWS_VERSION, SHOWS_VERSION), workers=2, until=until)
+    saw = [(tmp_path / "two" / name / "output.log").read_text() for name in "abc"]
+    assert f"sees 4 {until}" in saw[0] and f"sees 7 {until}" in saw[1] and "sees" in saw[2]
+    run(listed(tmp_path / "one", SHOWS_VERSION))
+    assert "sees" not in (tmp_path / "one" / "a" / "output.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "given, n, names", [(None, 2, ["0", "1"]), ("3,5", 2, ["3", "5"]), (None, 1, []), ("", 0, []), ("2", 1, [])]
+)
+def test_gpus_are_those_that_may_be_used(monkeypatch, given, n, names):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert jobs.gpus() == names
 
 
 HOLDS_A_LOCK = """

@@ -206,10 +206,10 @@ def test_an_ensemble_has_a_row_of_the_results_table(runs):
         (["../a-member-s0"], True),
     ):
         file.write_text(json.dumps(record | {"recipe": record["recipe"] | {"members": members}}))
-        assert ("both" in leaderboard.results_table(runs / "results", record["data"]["name"])) is is_result
+        assert ("both" in leaderboard.results_table(runs / "results", data=(record["data"]["name"],))) is is_result
     file.write_text(json.dumps(record))
-    row = leaderboard.results_table(runs / "results", record["data"]["name"]).splitlines()[-1]
-    assert row.startswith("| `both` | 2 members |") and f"{record['parameters']:,}" in row
+    row = leaderboard.results_table(runs / "results", data=(record["data"]["name"],)).splitlines()[-1]
+    assert "| `both` | ensemble of 2 | no |" in row and f"{record['parameters']:,}" in row
 
 
 def test_a_teacher_has_not_seen_what_it_judges(faces, tmp_path):

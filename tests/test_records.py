@@ -80,7 +80,8 @@ def test_rows_are_means_over_seeds_with_links(run, tmp_path):
         (tmp_path / f"r-s{seed}" / "record.json").write_text(json.dumps(changed))
     row = leaderboard.results_table(tmp_path).splitlines()[-1]
     value = 100 * record["metrics"]["PrivateTest"]["accuracy"]["value"]
-    assert f"| `r` | 2 | {value:.1f} (" in row and "r-s1/record.json)" in row
+    assert f"| fer2013 | `r` | single | no | – | {value:.1f} ± 0.0, 2 seeds | " in row and "r-s1/record.json)" in row
+    assert leaderboard.results_table(tmp_path, tmp_path).splitlines()[-1] == row  # what is in both counts once
 
 
 def test_a_quick_run_and_a_model_that_looks_at_its_batch_are_refused(run, tmp_path):
@@ -117,13 +118,13 @@ def test_runs_that_are_not_one_recipe_are_not_averaged(run, tmp_path):
 
 
 def test_mean_accuracy_needs_the_same_images(run, tmp_path):
-    folder, *_ = run
+    folder, record, *_ = run
     other = tmp_path / "other"
     other.mkdir()
     arrays = records.load_logits(folder)
     np.savez(other / "logits.npz", **(arrays | {"PrivateTest_rows": arrays["PrivateTest_rows"][::-1]}))
     with pytest.raises(ValueError, match="different images of PrivateTest"):
-        leaderboard.mean_accuracy([folder, other])
+        leaderboard.Entry("r", "fer2013", ((folder, record), (other, record))).accuracy()
 
 
 def test_the_table_goes_between_its_markers(tmp_path):

@@ -23,13 +23,13 @@ def test_the_tables_in_readme_are_what_the_records_and_claims_give(name, monkeyp
     monkeypatch.chdir(ROOT)
     start, end = (marker.format(name) for marker in leaderboard.MARKERS)
     table = README.split(start)[1].split(end)[0].strip()
-    assert table == (leaderboard.results_table("results") if name == "results" else claims_table()), "run `make table`"
+    assert table == (leaderboard.results_table("results") if name == "results" else claims_table()), "run `make tables`"
 
 
 def test_the_pages_of_results_are_what_the_records_give():
     pages = {"studies.md": studies.page, "ensembles.md": ensemble_study.page, "leaks.md": leaks.page}
     for name, page in pages.items():
-        assert (ROOT / "results" / name).read_text() == page(ROOT / "results"), "run `make table`"
+        assert (ROOT / "results" / name).read_text() == page(ROOT / "results"), "run `make tables`"
 
 
 def test_every_study_is_in_the_campaign():

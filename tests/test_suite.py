@@ -1,10 +1,12 @@
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
-from ferkit import cli, records, suite
+from ferkit import cli, jobs, records, suite
 
 NOTEBOOKS = suite.notebooks()
 
@@ -64,29 +66,80 @@ def shows_the_leak(runs):
 CLAIMS = {4: shows_the_leak, 7: reads_the_drawn_faces}  # what is checked of a notebook's runs
 
 
-def test_a_failing_notebook_is_shown_counted_and_does_not_stop_the_rest(tmp_path, monkeypatch, capsys):
-    def notebook(number: int, source: str) -> None:
-        cells = [
-            {"cell_type": "code", "id": "a", "metadata": {"tags": ["parameters"]}, "source": 'data = ""\nprofile = ""'},
-            {"cell_type": "code", "id": "b", "metadata": {}, "source": source},
-        ]
-        for cell in cells:
-            cell |= {"execution_count": None, "outputs": []}
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        text = json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
-        (tmp_path / "notebooks" / f"{number:02}_x.ipynb").write_text(text)
+@pytest.fixture
+def suite_of(tmp_path, monkeypatch):
+    """A function that makes a checkout of notebooks, one a source; the call of `suite run` on it, into its out/."""
 
-    (tmp_path / "notebooks").mkdir()
-    notebook(0, "1 / 0")
-    notebook(1, "import os; os._exit(3)")
-    notebook(2, "print(profile)")
+    def make(*sources: str):
+        (tmp_path / "notebooks").mkdir()
+        for number, source in enumerate(sources):
+            parameters = {"metadata": {"tags": ["parameters"]}, "source": 'data = ""\nprofile = ""\nseed = 0'}
+            cells = [
+                {"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": []} | cell
+                for i, cell in enumerate([parameters, {"source": source}])
+            ]
+            kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+            text = json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+            (tmp_path / "notebooks" / f"{number:02}_x.ipynb").write_text(text)
+        return lambda *more: cli.main(["suite", "run", "--out", str(tmp_path / "out"), *more])
+
     monkeypatch.setattr(suite, "project_root", lambda: tmp_path)
     monkeypatch.delenv("FERKIT_DATA", raising=False)
-    assert cli.main(["suite", "run", "--out", str(tmp_path / "out")]) == 1
+    return make
+
+
+def test_a_failing_notebook_is_shown_counted_and_does_not_stop_the_rest(suite_of, tmp_path, capsys):
+    run = suite_of("1 / 0", "import os; os._exit(3)", "print(profile, seed)")
+    assert run("-p", "seed", "7", "--jobs", "3") == 1
     said = capsys.readouterr()
-    assert "1 / 0" in said.out and "ZeroDivisionError" in said.out and "DeadKernelError" in said.out
-    assert "1 of 3 notebooks ran" in said.out and "failed: 00_x.ipynb, 01_x.ipynb" in said.err
-    assert "quick" in (tmp_path / "out" / "02_x.ipynb").read_text()
+    assert "cell 2 of 00_x.ipynb:\n1 / 0\n" in said.out and "ZeroDivisionError" in said.out
+    assert "DeadKernelError" in said.out and "1 of 3 notebooks ran" in said.out
+    assert "failed: " in said.err and "00_x" in said.err and "01_x" in said.err and "02_x" not in said.err
+    assert "quick 7" in (tmp_path / "out" / "02_x.ipynb").read_text()
+    assert "ZeroDivisionError" in (tmp_path / "out" / "00_x.ipynb").read_text()
+    assert not list((tmp_path / "out").glob(".executing*"))
+
+
+def test_what_has_run_is_skipped_when_resumed_unless_it_or_its_parameters_changed(suite_of, tmp_path, capsys):
+    counts = 'open("count", "a").write(profile + str(seed) + " ")'  # beside the notebook
+    run, count = suite_of(counts), tmp_path / "notebooks" / "count"
+    assert run() == run("--resume") == 0 and count.read_text() == "quick0 "
+    assert "00_x: was done" in capsys.readouterr().out
+    assert run("--resume", "-p", "seed", "1") == 0 and count.read_text() == "quick0 quick1 "
+    assert run("-p", "seed", "1") == 0 and count.read_text() == "quick0 quick1 quick1 "
+    path = tmp_path / "notebooks" / "00_x.ipynb"
+    path.write_text(path.read_text().replace("str(seed)", "str(-seed)"))
+    assert run("--resume", "-p", "seed", "1") == 0 and count.read_text() == "quick0 quick1 quick1 quick-1 "
+
+
+def test_the_kernel_is_the_python_that_runs_the_suite(suite_of, tmp_path, monkeypatch):
+    """Whatever else is registered under that name."""
+    foreign = tmp_path / "share" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    (foreign / "kernel.json").write_text(
+        json.dumps({"argv": ["no-such-python", "-f", "{connection_file}"], "display_name": "x", "language": "python"})
+    )
+    for name in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "share"))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    assert suite_of("import sys; print(sys.executable)")() == 0
+    assert sys.executable in (tmp_path / "out" / "00_x.ipynb").read_text()
+
+
+def test_a_training_that_stops_in_time_is_no_failure(suite_of, capsys):
+    run = suite_of("class OutOfTime(Exception):\n    pass\nraise OutOfTime('after epoch 3 of 9')")
+    assert run("--budget", "1h") == jobs.OUT_OF_TIME
+    assert "00_x: out of time" in (said := capsys.readouterr().out) and "with --resume goes on" in said
+    assert run("--budget", "0s") == jobs.OUT_OF_TIME  # nothing is begun
+
+
+def test_those_that_use_the_runs_of_others_come_after_them():
+    planned = {job.name[:2]: job for job in suite.plan(NOTEBOOKS, {"seed": 1}, Path("out"))}
+    for number, others in suite.AFTER.items():
+        assert [name[:2] for name in planned[number].after] == list(others)
+    assert len(planned[suite.LAST].after) == len(NOTEBOOKS) - 1
+    with pytest.raises(ValueError, match=r"no notebook has the parameter sead; choose from .*seed"):
+        suite.plan(NOTEBOOKS, {"sead": 1}, Path("out"))
 
 
 def test_every_profile_has_a_kind_of_recipe():

@@ -48,10 +48,13 @@ def campaign_status(arguments: argparse.Namespace) -> None:
 
 def campaign_run(arguments: argparse.Namespace) -> None:
     from ferkit import campaign, packing, records
+    from ferkit.jobs import seconds
 
-    budget, jobs, root = campaign.seconds(arguments.budget), _jobs(arguments), records.project_root()
+    budget, jobs, root = seconds(arguments.budget), _jobs(arguments), records.project_root()
     done = Path(arguments.done).read_text().split() if arguments.done else []
     jobs = [job for job in jobs if job.name not in done]
+    if arguments.jobs > 1 and arguments.processes > 1:
+        raise ValueError("--jobs trains several runs, --processes one by several: choose one of them")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done gets packed
 
     def keep() -> None:

@@ -1,9 +1,7 @@
 """One run and what it costs: `ferkit train`, `search` and `bench`."""
 
 import argparse
-import math
 import os
-import time
 from pathlib import Path
 
 from ferkit.commands import literal
@@ -34,10 +32,6 @@ def add(commands) -> None:
         "--processes", type=int, default=1, metavar="N", help="train with N of them on this machine (torchrun: its own)"
     )
     train.add_argument("--compile", action="store_true", help="by torch.compile: a slow start, faster epochs on a GPU")
-    train.add_argument(
-        "--until", type=float, default=math.inf, metavar="SECONDS",
-        help="start no epoch that would end after this Unix time; exit status 75: it goes on when called again",
-    )  # fmt: skip
     train.set_defaults(run=train_recipe)
 
     hunt = commands.add_parser("search", help="hyper-parameters by Optuna; start it several times to share the work")
@@ -77,10 +71,9 @@ def train_recipe(arguments: argparse.Namespace) -> int:
     say = print if int(os.environ.get("RANK", 0)) == 0 else (lambda _: None)  # one of torchrun's processes speaks
     faces = sources.load(arguments.data, labels=arguments.labels, say=say)
     folder = Path(arguments.out or records.run_folder(recipe, faces))
-    deadline = time.monotonic() + arguments.until - time.time()
     try:
         record = records.run(recipe, faces, folder, arguments.device, weights, processes=arguments.processes,
-                             compiled=arguments.compile, deadline=deadline)  # fmt: skip
+                             compiled=arguments.compile)  # fmt: skip
     except OutOfTime as stopped:
         say(f"{stopped}; the same command goes on")
         return OUT_OF_TIME
