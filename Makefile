@@ -8,7 +8,7 @@ export FERKIT_DATA := $(or $(DATA),$(FERKIT_DATA))
 PROFILE ?= $(if $(FERKIT_DATA),cpu,quick)
 
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## set up .venv with the tested versions (uv where it is there, else pip)
 
@@ -28,6 +28,12 @@ bench: install ## speed beside the usual way; with DATA=…/fer2013.csv also of 
 tables: install ## write the results table of README from the records
 	$(FERKIT) leaderboard --write README.md
 
+kaggle-build: install ## write the Kaggle kernel into build/kaggle
+	$(FERKIT) kaggle build
+
+kaggle: kaggle-build ## push and start it with the official client
+	$(FERKIT) kaggle push
+
 lab: install ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab notebooks
 
@@ -39,4 +45,4 @@ $(VENV)/installed: requirements.txt constraints.txt pyproject.toml
 	if command -v uv >/dev/null; then uv pip install -q --python $(VENV) -c constraints.txt -e '.[dev]'; else $(VENV)/bin/pip install -q -c constraints.txt -e '.[dev]'; fi
 	touch $@
 
-.PHONY: help install run test lint bench tables lab clean
+.PHONY: help install run test lint bench tables kaggle-build kaggle lab clean

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants
 
 from ferkit import DataError, sources
 from ferkit.ferplus import as_ferplus
@@ -194,7 +193,11 @@ def take(
 
 def _lacking(recipe: Recipe) -> str:
     """The ImageNet weights that it starts from, where they are not here and may not be fetched; else empty."""
-    if not recipe.pretrained or recipe.model.startswith("timm:") or not constants.HF_HUB_OFFLINE:
+    if not recipe.pretrained or recipe.model.startswith("timm:"):
+        return ""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
         return ""
     with torch.device("meta"):
         library = trunk_of(create_model(recipe.model, **recipe.options), recipe.model).library
