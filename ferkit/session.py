@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -49,6 +50,11 @@ class Session:
         where = str(where or "embedded")
         self.attempt("restore", lambda: restore(self.inputs, root))
         self.attempt("libraries", lambda: install(self.inputs, root / "libraries"))
+        if missing := [name for name in requirements(root) if not is_installed(name)]:
+            how_to = f"pip wheel --no-deps -w FOLDER {' '.join(missing)}"
+            print(
+                f"not installed: {', '.join(missing)}; notebooks that need them fail. {how_to} makes wheels to attach"
+            )
         notebooks, report = str(self.working / "notebooks"), str(self.working / "report")
         how = ("--data", where, "--jobs", str(max(1, len(gpus()))))  # one run or notebook a GPU
         if profile != "quick" and where != "embedded":
@@ -192,7 +198,7 @@ def install(inputs: Path, into: Path) -> None:
     """Put the wheels among the inputs whose libraries are missing into a folder, without the network."""
     wheels = sorted(inputs.rglob("*.whl"))
     names = {wheel.name.split("-")[0]: wheel.parent for wheel in wheels}
-    missing = {name: folder for name, folder in names.items() if not _is_installed(name)}
+    missing = {name: folder for name, folder in names.items() if not is_installed(name)}
     if missing:
         links = [part for folder in sorted(set(missing.values())) for part in ("--find-links", str(folder))]
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(into)]
@@ -201,7 +207,12 @@ def install(inputs: Path, into: Path) -> None:
         print(f"libraries: {', '.join(sorted(missing))} from attached wheels")
 
 
-def _is_installed(name: str) -> bool:
+def requirements(root: Path) -> list[str]:
+    """The names in requirements.txt."""
+    return re.findall(r"^([\w-]+)>=", (root / "requirements.txt").read_text(), re.MULTILINE)
+
+
+def is_installed(name: str) -> bool:
     try:
         return bool(version(name))
     except PackageNotFoundError:
