@@ -135,6 +135,8 @@ class Session:
         for folder in folders:
             if (folder / "record.json").exists():
                 (folder / "last.pt").unlink(missing_ok=True)
+        for unfinished in (self.working / "notebooks").glob(".executing-*"):  # of a suite that had to be killed
+            shutil.rmtree(unfinished)
         for left_out in packing.pack(folders, self.working / "runs.zip", PACKED):
             print(f"no room in runs.zip: {left_out}")
         n_files = sum(path.is_file() for path in self.working.rglob("*"))

@@ -340,6 +340,25 @@ def test_wheels_of_missing_libraries_are_installed_without_the_network(tmp_path)
     assert [path.name for path in (tmp_path / "libraries").glob("*.py")] == [f"{name}.py"]
 
 
+def test_what_a_session_does(tmp_path, monkeypatch):
+    asked = []
+    (tmp_path / "input").mkdir()
+    (tmp_path / "requirements.txt").touch()
+    monkeypatch.setattr(session, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(session, "gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(session.Session, "prepare", lambda *_: None)
+    monkeypatch.setattr(session.Session, "leave", lambda *_: None)
+    monkeypatch.setattr(session.Session, "step", lambda _, *arguments, **how: asked.append(" ".join(arguments)))
+    this = session.Session(tmp_path / "input", tmp_path / "work", 0.0)
+    this.run("quick", "00", "")
+    this.run("full", "", str(tmp_path / "fer2013.csv"))
+    drawn, campaign, notebooks = [line for line in asked if not line.startswith("report")]
+    assert drawn.startswith("suite run --data embedded --jobs 2 --profile quick --only 00 ")
+    assert campaign.startswith(f"campaign run --data {tmp_path}/fer2013.csv --jobs 2 --done {tmp_path}/done.txt")
+    assert notebooks.startswith(f"suite run --data {tmp_path}/fer2013.csv --jobs 2 --profile full ")
+    assert not this.failures
+
+
 def test_a_failing_step_is_named_and_stops_none_after_it(tmp_path, monkeypatch, capsys):
     root = tmp_path / "root"
     root.mkdir()
