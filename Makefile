@@ -21,6 +21,9 @@ test: install lint ## lint, then the tests; with FERKIT_DATA also on the real FE
 lint: install ## ruff: style and formatting
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
+report: install ## the results and the executed notebooks as a static site in build/report
+	$(FERKIT) report
+
 bench: install ## speed beside the usual way; with DATA=…/fer2013.csv also of reading it
 	for name in peers growth stream copies; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 	if [ -n "$(FERKIT_DATA)" ]; then $(VENV)/bin/python benchmarks/parse.py "$(FERKIT_DATA)"; fi
@@ -39,4 +42,4 @@ $(VENV)/installed: requirements.txt constraints.txt pyproject.toml
 	if command -v uv >/dev/null; then uv pip install -q --python $(VENV) -c constraints.txt -e '.[dev]'; else $(VENV)/bin/pip install -q -c constraints.txt -e '.[dev]'; fi
 	touch $@
 
-.PHONY: help install run test lint bench tables lab clean
+.PHONY: help install run test lint report bench tables lab clean
