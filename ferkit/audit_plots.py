@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ferkit.copies import COPY, Pairs
-from ferkit.plots import new_figure, picture
+from ferkit.plots import hue, new_figure, picture
 
 
 def likeness(pairs: Pairs, n: int, title: str, threshold: float = COPY) -> Figure:
@@ -14,7 +14,9 @@ def likeness(pairs: Pairs, n: int, title: str, threshold: float = COPY) -> Figur
     figure, axes = new_figure(size=(8, 3.2))
     axes, values = axes[0, 0], pairs.likeness.numpy()
     axes.hist(values, bins=np.arange(0.3, 1.0001, 0.02), color="0.6")
-    axes.axvline(threshold, color="C3", label=f"copies from {threshold:.2f} on: {(values >= threshold).sum():,} pairs")
+    axes.axvline(
+        threshold, color=hue(3), label=f"copies from {threshold:.2f} on: {(values >= threshold).sum():,} pairs"
+    )
     axes.set(xlabel="likeness of the details", ylabel="pairs", yscale="log", title=f"{title}, n {n:,}")
     axes.legend()
     return figure

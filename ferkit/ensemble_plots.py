@@ -10,7 +10,7 @@ from ferkit.calibration import selective_accuracy
 from ferkit.ensemble_study import MethodRow
 from ferkit.labels import COLOURS
 from ferkit.metrics import softmax
-from ferkit.plots import new_figure
+from ferkit.plots import hue, new_figure
 
 
 def member_pairs(tables: dict[str, np.ndarray], names: list[str], title: str) -> Figure:
@@ -61,9 +61,9 @@ def optimism(rows: list[MethodRow], chosen: str, title: str) -> Figure:
     axes, at = axes[0, 0], -np.arange(len(rows))
     value, low, high = (100 * np.array([row.private[key] for row in rows]) for key in ("value", "low", "high"))
     axes.errorbar(
-        value, at, xerr=[value - low, high - value], fmt="o", color="C0", capsize=3, label="PrivateTest (95 %)"
+        value, at, xerr=[value - low, high - value], fmt="o", color=hue(0), capsize=3, label="PrivateTest (95 %)"
     )
-    for name, marker, colour in (("expected", "|", "0.2"), ("public", "s", "C1"), ("oracle", "x", "C3")):
+    for name, marker, colour in (("expected", "|", "0.2"), ("public", "s", hue(1)), ("oracle", "x", hue(3))):
         label = {"expected": "expected (nested, PublicTest)", "public": "PublicTest, where it is fitted",
                  "oracle": "fitted on PrivateTest itself: no result"}[name]  # fmt: skip
         axes.plot([100 * getattr(row, name) for row in rows], at, marker, color=colour, label=label, linestyle="none",
@@ -97,7 +97,7 @@ def roc_and_pr(logits: np.ndarray, labels: np.ndarray, classes: tuple[str, ...],
     for i, name in enumerate(classes):
         if not 0 < (labels == i).sum() < len(labels):
             continue
-        how = {"color": COLOURS.get(name, f"C{i}"), "linestyle": ("-", "--", ":")[i % 3]}
+        how = {"color": COLOURS.get(name, hue(i)), "linestyle": ("-", "--", ":")[i % 3]}
         false, true, _ = sk.roc_curve(labels == i, p[:, i])
         axes[0, 0].plot(false, true, label=f"{name}, area {sk.auc(false, true):.3f}", **how)
         precision, recall, _ = sk.precision_recall_curve(labels == i, p[:, i])

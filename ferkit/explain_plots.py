@@ -9,7 +9,7 @@ from torch import Tensor
 from ferkit.faces import Faces
 from ferkit.faithfulness import BASELINES
 from ferkit.metrics import mean_accuracy
-from ferkit.plots import new_figure, picture
+from ferkit.plots import hue, new_figure, picture
 
 STYLES = dict(
     zip(BASELINES, (("0.55", "--"), ("black", ":")), strict=True)
@@ -100,7 +100,7 @@ def perturbation_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], title:
     """Mean deletion and insertion curves (N, K) of each kind of map; baselines in grey and black."""
     figure, axes = new_figure(1, 2, (10, 4), sharey=True)
     for i, (name, both) in enumerate(curves.items()):
-        colour, line = STYLES.get(name, (f"C{i}", "-"))
+        colour, line = STYLES.get(name, (hue(i), "-"))
         width = max(5 - 0.6 * i, 1.4)  # the first ones show behind others that are the same
         for place, curve in zip(axes[0], both, strict=True):
             shares = np.linspace(0, 100, curve.shape[1])
@@ -125,7 +125,7 @@ def against_baselines(tables: dict[str, dict[str, dict[str, dict]]], title: str)
             )
             place.errorbar(
                 value, shift - np.arange(len(methods)), xerr=[value - low, high - value], fmt=marker, markersize=5,
-                color=f"C{i}", capsize=3, label=f"against the {baseline}",
+                color=hue(i), capsize=3, label=f"against the {baseline}",
             )  # fmt: skip
         place.set_title(measure, fontsize=9)
     axes[0, 0].set_yticks(-np.arange(len(methods)), methods)
@@ -142,7 +142,7 @@ def sanity_check(checks: dict[str, dict[str, np.ndarray]], title: str) -> Figure
     axes = axes[0, 0]
     for i, (name, values) in enumerate(checks.items()):  # thinner and thinner: methods that are the same stay visible
         left = [1.0, *(part.mean() for part in values.values())]
-        axes.plot(left, marker=".", color=f"C{i}", label=name, linewidth=max(5 - 0.7 * i, 1.4))
+        axes.plot(left, marker=".", color=hue(i), label=name, linewidth=max(5 - 0.7 * i, 1.4))
     parts = list(next(iter(checks.values())))
     axes.axhline(0, color="0.7", linewidth=1)
     axes.set_xticks(range(len(parts) + 1), ["trained", *parts], rotation=30, ha="right", fontsize=8)
@@ -165,7 +165,7 @@ def right_and_wrong(
             found = [mean_accuracy(table[name][which][None], labels) for name in names]
             value, low, high = (100 * np.array([f[key] for f in found]) for key in ("value", "low", "high"))
             place.errorbar(
-                value, shift - np.arange(len(names)), xerr=[value - low, high - value], fmt="o", color=f"C{3 * which}",
+                value, shift - np.arange(len(names)), xerr=[value - low, high - value], fmt="o", color=hue(3 * which),
                 fillstyle=fill, capsize=3, label=f"asked for {label}",
             )  # fmt: skip
         place.set(xlabel="% (95 % interval)")
@@ -185,9 +185,7 @@ def parts_of_a_face(
     picture(axes[0, 0], face, "boxes on the mean face")
     for i, (top, bottom, left, right) in enumerate(boxes.values()):
         side, (x, y) = len(face), (len(face) * left - 0.5, len(face) * top - 0.5)
-        box = Rectangle(
-            (x, y), side * (right - left), side * (bottom - top), fill=False, edgecolor=f"C{i}", linewidth=2
-        )
+        box = Rectangle((x, y), side * (right - left), side * (bottom - top), fill=False, edgecolor=hue(i), linewidth=2)
         axes[0, 0].add_patch(box)
     for place, (name, image) in zip(axes[0, 1:], covered.items(), strict=True):
         picture(place, image, name)

@@ -3,7 +3,8 @@
 import numpy as np
 
 CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # the order of fer2013.csv
-COLOURS = dict(zip(CLASSES, ("#c1272d", "#5b8c2a", "#7b4fa3", "#e6a400", "#2b6cb0", "#e0701f", "#6b7280"), strict=True))
+# Of Okabe and Ito (2008), which people tell apart who do not see red, green or blue as others do.
+COLOURS = dict(zip(CLASSES, ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#0072b2", "#56b4e9", "#4d4d4d"), strict=True))
 ALIASES = {  # names that folders of the same pictures use
     "anger": "angry", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "happyness": "happy",
     "sadness": "sad", "surprised": "surprise",

@@ -160,9 +160,14 @@ def _row(entry: Entry, usage: str, report: dict | None) -> str:
     cells += [mean(headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
     cells += [mean("accuracy", f"{usage} flip TTA"), mean("accuracy", "PublicTest")]
     cells += [entry.outside, f"{about['parameters']:,}"]
-    cells += [f"{np.mean([record['seconds']['training'] for _, record in entry.runs]) / 60:.0f}"]
+    cells += [f"{minutes(entry):.0f}"]
     cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in entry.runs)]
     return f"| {' | '.join(cells)} |"
+
+
+def minutes(entry: Entry) -> float:
+    """Of training, the mean over its runs; an ensemble's are its members' together."""
+    return float(np.mean([record["seconds"]["training"] for _, record in entry.runs])) / 60
 
 
 def _clean(folders: list[Path], usage: str, report: dict) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ferkit.claims import Claim
 from ferkit.models.outline import Part
-from ferkit.plots import new_figure, picture
+from ferkit.plots import hue, new_figure, picture
 
 
 def architecture(parts: list[Part], title: str) -> Figure:
@@ -19,7 +19,7 @@ def architecture(parts: list[Part], title: str) -> Figure:
         channels, *sides = part.shape or (0,)
         height, width = (max(sides, default=1) or 1) ** 0.5, 0.12 + min(channels, 4096) ** 0.5 / 90
         drawing.add_patch(
-            Rectangle((i - width / 2, -height / 2), width, height, facecolor="C0", alpha=0.35, edgecolor="C0")
+            Rectangle((i - width / 2, -height / 2), width, height, facecolor=hue(0), alpha=0.35, edgecolor=hue(0))
         )
         shape = "×".join(map(str, part.shape)) or ("inside the others" if part.gflops else "not used at test")
         drawing.text(i, -height / 2 - 0.6, shape, ha="center", va="top", fontsize=7, wrap=True)
@@ -39,7 +39,7 @@ def costs(values: dict[str, tuple[int, float]], title: str) -> Figure:
     axes = axes[0, 0]
     for i, (name, (parameters, gflops)) in enumerate(sorted(values.items(), key=lambda item: item[1])):
         theirs = name.startswith("timm:")
-        axes.plot(parameters / 1e6, gflops, "s" if theirs else "o", color="0.6" if theirs else "C0")
+        axes.plot(parameters / 1e6, gflops, "s" if theirs else "o", color="0.6" if theirs else hue(0))
         where = {"xytext": (-5, 3 + 8 * (i % 2)), "ha": "right", "color": "0.4"} if theirs else {"xytext": (6, 4)}
         label = name.removeprefix("timm:")
         axes.annotate(label, (parameters / 1e6, gflops), textcoords="offset points", fontsize=8, **where)
@@ -58,7 +58,7 @@ def claimed_and_measured(claims: list[Claim], measured: list[tuple[str, dict, in
         names.append(f"claimed: {claim.name}" + ("" if claim.sound else " (unsound)"))
     for name, headline, n in measured:
         value, low, high = (100 * headline[key] for key in ("value", "low", "high"))
-        axes.errorbar(value, -len(names), xerr=[[value - low], [high - value]], fmt="o", color="C0", capsize=4)
+        axes.errorbar(value, -len(names), xerr=[[value - low], [high - value]], fmt="o", color=hue(0), capsize=4)
         names.append(f"measured: {name}, n {n:,}")
     axes.set_yticks([-i for i in range(len(names))], names)
     axes.set(xlabel="accuracy, % (measured: 95 % bootstrap interval)", title=title, ylim=(-len(names) + 0.4, 0.6))
@@ -88,8 +88,8 @@ def batch_leak(curves: dict[str, list[float]], sizes: list[int], n: int, title: 
     """Accuracy of the same weights against the size of the test batch, a curve an order and model."""
     figure, axes = new_figure(size=(8, 4))
     axes = axes[0, 0]
-    for (name, values), style in zip(curves.items(), ("C3o-", "C1s-", "C0^-", "C2v--"), strict=False):
-        axes.plot(sizes, [100 * value for value in values], style, label=name)
+    for i, (name, values) in enumerate(curves.items()):
+        axes.plot(sizes, [100 * value for value in values], marker="os^v"[i % 4], color=hue(i), label=name)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set(xlabel="images in a test batch", ylabel="accuracy, %", title=f"{title}, n {n:,}", ylim=(0, 103))

@@ -1,5 +1,6 @@
 """One function a figure: it returns the figure, names its axes, units, n and split, and styles nothing globally."""
 
+from io import BytesIO
 from itertools import pairwise
 
 import numpy as np
@@ -14,15 +15,39 @@ from ferkit.faces import Faces
 from ferkit.labels import COLOURS, FERPLUS_CLASSES, FERPLUS_TO_FER, USAGES, ferplus_targets
 from ferkit.metrics import N_BINS, softmax
 
+# Okabe and Ito (2008): colours that people tell apart who do not see red, green or blue as others do.
+PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#4d4d4d")
+SHARPNESS = 2  # pixels of the picture to one on the page, as screens of high resolution show
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows sharp: twice the pixels, at the size that it would have had."""
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        memory = BytesIO()
+        self.savefig(memory, format="png", dpi=SHARPNESS * self.dpi, bbox_inches="tight")
+        png = memory.getvalue()
+        width, height = (int.from_bytes(png[at : at + 4], "big") // SHARPNESS for at in (16, 20))  # of the header
+        return {"image/png": png, "text/plain": repr(self)}, {"image/png": {"width": width, "height": height}}
+
 
 def new_figure(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4), **options
 ) -> tuple[Figure, np.ndarray]:
-    """Axes in an array (rows, columns); the figure is shown where it is returned, and only there."""
+    """Axes in an array (rows, columns), with PALETTE; the figure is shown where it is returned, and only there."""
     layout = options.pop("layout", "constrained")
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout=layout, squeeze=False, **options)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, layout=layout, squeeze=False, FigureClass=NotebookFigure, **options
+    )
     plt.close(figure)
+    for place in axes.flat:
+        place.set_prop_cycle(color=PALETTE)
     return figure, axes
+
+
+def hue(i: int) -> str:
+    """The i-th colour of PALETTE, which starts again at its end."""
+    return PALETTE[i % len(PALETTE)]
 
 
 def picture(axes: Axes, image, title: str = "", **text) -> None:
@@ -49,7 +74,7 @@ def class_balance(faces: Faces) -> Figure:
     axes, counts, width = axes[0, 0], faces.counts().numpy(), 0.27
     for i, usage in enumerate(USAGES):
         shares = counts[i] / max(counts[i].sum(), 1) * 100
-        bars = axes.bar(np.arange(len(faces.classes)) + (i - 1) * width, shares, width, color=f"C{i}")
+        bars = axes.bar(np.arange(len(faces.classes)) + (i - 1) * width, shares, width, color=hue(i))
         axes.bar_label(bars, labels=[f"{c:,}" for c in counts[i]], fontsize=6, rotation=90, padding=2)
         bars.set_label(f"{usage} (n {counts[i].sum():,})")
     axes.set_xticks(range(len(faces.classes)), faces.classes)
@@ -170,8 +195,8 @@ def learning_curves(rows: list[dict], title: str) -> Figure:
     figure, axes = new_figure(1, 2, (9, 3.2))
     axes[0, 0].plot(epochs, [float(row["loss"]) for row in rows], color="0.3")
     axes[0, 0].set(xlabel="epoch", ylabel="training loss, nats", title=title)
-    axes[0, 1].plot(epochs, accuracy, color="C0")
-    axes[0, 1].plot(epochs[best], accuracy[best], "o", color="C3", label=f"selected: epoch {epochs[best]}")
+    axes[0, 1].plot(epochs, accuracy, color=hue(0))
+    axes[0, 1].plot(epochs[best], accuracy[best], "o", color=hue(3), label=f"selected: epoch {epochs[best]}")
     axes[0, 1].set(xlabel="epoch", ylabel="PublicTest accuracy, %", title="Averaged weights, no augmentation")
     axes[0, 1].legend()
     for place in axes[0]:
@@ -214,7 +239,7 @@ def reliability(logits: np.ndarray, labels: np.ndarray, title: str) -> Figure:
     accuracy, mean = (np.bincount(index, v, N_BINS) / np.maximum(n, 1) for v in (hit, confidence))
     figure, axes = new_figure(2, 1, (5, 4.6), height_ratios=(3, 1), sharex=True)
     axes[0, 0].plot([0, 1], [0, 1], color="0.7", linestyle=":")
-    axes[0, 0].plot(mean[n > 0], accuracy[n > 0], "o-", color="C0")
+    axes[0, 0].plot(mean[n > 0], accuracy[n > 0], "o-", color=hue(0))
     axes[0, 0].set(ylabel="accuracy", title=f"{title}, n {len(labels):,}")
     axes[1, 0].bar(edges[:-1], n, 1 / N_BINS, align="edge", color="0.6")
     axes[1, 0].set(xlabel="confidence", ylabel="images")
@@ -242,8 +267,40 @@ def intervals(rows: list[tuple[str, dict, int]], title: str, quantity: str = "ac
     axes = axes[0, 0]
     for i, (_, headline, _) in enumerate(rows):
         value, low, high = (headline[key] * 100 for key in ("value", "low", "high"))
-        axes.errorbar(value, -i, xerr=[[value - low], [high - value]], fmt="o", color=f"C{i}", capsize=4)
+        axes.errorbar(value, -i, xerr=[[value - low], [high - value]], fmt="o", color=hue(i), capsize=4)
         axes.annotate(f"{value:.1f}", (value, -i), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks([-i for i in range(len(rows))], [f"{name}\nn {n:,}" for name, _, n in rows])
     axes.set(xlabel=f"{quantity}, % (95 % bootstrap interval)", title=title, ylim=(-len(rows) + 0.4, 0.7))
+    return figure
+
+
+def recalls(rows: dict[str, np.ndarray], classes: tuple[str, ...], title: str) -> Figure:
+    """Recalls (C,) of each class, a row a model."""
+    names, shares = tuple(rows), np.stack(list(rows.values()))
+    figure, axes = new_figure(size=(8, 0.55 * len(rows) + 1.4))
+    axes = axes[0, 0]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (i, j), share in np.ndenumerate(shares):
+        axes.text(j, i, f"{share:.0%}", ha="center", va="center", color="white" if share > 0.6 else "black", fontsize=9)
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_title(title)
+    return figure
+
+
+def accuracy_and_cost(rows: list[tuple[str, dict, float, float]], title: str) -> Figure:
+    """(name, accuracy {value, low, high}, million parameters, minutes of training) on two logarithmic axes."""
+    figure, axes = new_figure(1, 2, (10, 4), sharey=True)
+    for column, label in enumerate(("parameters, million", "minutes of training")):
+        axis = axes[0, column]
+        for i, (name, accuracy, *costs) in enumerate(rows):
+            value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
+            yerr = [[value - low], [high - value]]
+            axis.errorbar(costs[column], value, yerr=yerr, fmt="o", color=hue(i), capsize=4, label=name)
+        axis.set(xlabel=label, xscale="log")
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.xaxis.set_minor_formatter(lambda value, _: "")
+    axes[0, 0].set_ylabel("accuracy, % (95 % interval)")
+    axes[0, 1].legend(fontsize=8, frameon=False)
+    figure.suptitle(title)
     return figure

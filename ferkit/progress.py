@@ -1,5 +1,9 @@
-"""How far a list of jobs is: in a terminal a table drawn anew in its place, elsewhere a line for a start and an end."""
+"""How far work is: a bar for one training, and a table of jobs, drawn anew in their place where they can be.
 
+Elsewhere, in a log for instance, jobs have a line for a start and one for an end.
+"""
+
+import math
 import os
 import shutil
 import sys
@@ -7,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+BAR = 20  # characters
+PAUSE = 0.5  # seconds, at least, between two pictures of a bar
 LOG = "output.log"  # of a job's folder: what its process said
 
 
@@ -71,3 +77,30 @@ def last_line(log: Path) -> str:
     except OSError:  # another machine's file may not be seen here yet
         return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def bar(title: str, n: int) -> Callable[[float], None]:
+    """What hears how much of n is done, and shows it in a line that is written over: in a terminal, and in a notebook,
+    which keeps it as it was last; elsewhere nothing."""
+    if not (show := _line()):
+        return lambda done: None
+    shown = -math.inf
+
+    def tell(done: float) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= PAUSE or done >= n:
+            shown, full = time.monotonic(), int(BAR * done / n)
+            show(f"{title} {'█' * full}{'░' * (BAR - full)} {done:.1f} of {n}")
+
+    return tell
+
+
+def _line() -> Callable[[str], None] | None:
+    """How to show a text in the place of the one before: by IPython's display in a notebook, in a terminal by print."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if hasattr(shell, "kernel"):
+        from IPython.display import display
+
+        handle = display({"text/plain": ""}, raw=True, display_id=True)
+        return lambda text: handle.update({"text/plain": text}, raw=True)
+    return (lambda text: print(f"\x1b[K{text}", end="\r", flush=True)) if sys.stdout.isatty() else None

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ferkit.comparison import Row
 from ferkit.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from ferkit.plots import new_figure, picture
+from ferkit.plots import hue, new_figure, picture
 
 
 def corruptions(image: Tensor) -> Figure:
@@ -54,7 +54,7 @@ def differences(rows: list[Row], title: str) -> Figure:
     axes = axes[0, 0]
     for i, row in enumerate(shown):
         value, low, high = (100 * row.difference[key] for key in ("value", "low", "high"))
-        style = {"fmt": "o", "color": "C0", "capsize": 3, "fillstyle": "full" if row.adjusted < 0.05 else "none"}
+        style = {"fmt": "o", "color": hue(0), "capsize": 3, "fillstyle": "full" if row.adjusted < 0.05 else "none"}
         axes.errorbar(value, -i, xerr=[[value - low], [high - value]], **style)
     axes.axvline(0, color="0.6", linestyle=":")
     names = [f"{row.name} ({len(row.accuracies)} seed{'s' * (len(row.accuracies) > 1)})" for row in shown]
@@ -87,7 +87,7 @@ def training_curves(runs: dict[str, list[list[dict]]], title: str) -> Figure:
     figure, axes = new_figure(1, 2, (10, 3.8))
     markers = "os^vD<>pP*Xh"
     for i, (name, logs) in enumerate(runs.items()):
-        style = {"color": f"C{i % 10}", "marker": markers[i % len(markers)], "markersize": 4, "label": name}
+        style = {"color": hue(i), "marker": markers[i % len(markers)], "markersize": 4, "label": name}
         for place, key, scale in ((axes[0, 0], "loss", 1), (axes[0, 1], "public_accuracy", 100)):
             values = scale * np.mean([[float(row[key]) for row in rows] for rows in logs], 0)
             place.plot(range(1, len(values) + 1), values, **style)
@@ -109,7 +109,7 @@ def search_history(report: dict) -> Figure:
         if not values:
             continue
         complete = trial["state"] == "complete"
-        colour, top = ("C0" if complete else "0.6"), max(values)
+        colour, top = (hue(0) if complete else "0.6"), max(values)
         axes[0, 0].plot(trial["number"], top, "o" if complete else "x", color=colour)
         axes[0, 1].plot(range(1, len(values) + 1), values, "-" if complete else ":", color=colour, alpha=0.7)
         axes[0, 1].plot(len(values), values[-1], "o" if complete else "x", color=colour, markersize=4)
@@ -139,7 +139,7 @@ def search_values(report: dict) -> Figure:
         for at, trial in zip(x, trials, strict=True):
             complete = trial["state"] == "complete"
             place.plot(at, 100 * max(trial["public_accuracy"]), "o" if complete else "x",
-                       color="C0" if complete else "0.6", markersize=4)  # fmt: skip
+                       color=hue(0) if complete else "0.6", markersize=4)  # fmt: skip
         if kinds:
             place.set_xticks(range(len(kinds)), kinds)
         if name in ("lr", "weight_decay"):

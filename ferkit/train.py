@@ -8,7 +8,6 @@ import csv
 import hashlib
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -29,6 +28,7 @@ from ferkit.models.pretrained import trunk_of
 from ferkit.parallel import Team, joined
 from ferkit.precision import choose, fast_kernels
 from ferkit.predict import logits, pick_device
+from ferkit.progress import bar
 from ferkit.recipe import Recipe
 from ferkit.schedule import cycles, is_over, make_optimizer
 from ferkit.weights import BEST, save_weights
@@ -135,10 +135,11 @@ def _train(
 ) -> None:  # fmt: skip
     recipe, state = loop.recipe, loop.state
     say(f"{recipe.run_name}: {state.precision} {state.timings or ''}".rstrip(), flush=True)
+    tell = bar(recipe.run_name, recipe.epochs) if say is print else silent
     while not is_over(recipe, state.history):
         _check_time(loop, deadline)
         begin, cpu, epoch = time.perf_counter(), time.process_time(), state.epoch
-        loss = loop.epoch(_progress(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs}", say is print))
+        loss = loop.epoch(lambda share, epoch=epoch: tell(epoch + share))
         if not math.isfinite(loss):
             raise FloatingPointError(f"{folder}: loss {loss} in epoch {epoch + 1}; lower lr, in another folder")
         accuracy = judge(state.ema, public, loop.team)
@@ -155,23 +156,9 @@ def _train(
         if loop.team.is_first:
             _save(state, recipe, folder, classes, better)
         watch(state)
+        tell(state.epoch)
         say(f"{recipe.run_name} epoch {epoch + 1}/{recipe.epochs} side {recipe.side(epoch)} loss {loss:.3f} "
             f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
-
-
-def _progress(title: str, live: bool) -> Callable[[float], None]:
-    """What hears the share of an epoch that is done: a line in a terminal that is written over, else nothing."""
-    if not live or not sys.stdout.isatty():
-        return lambda share: None
-    shown = -1
-
-    def tell(share: float) -> None:
-        nonlocal shown
-        if int(100 * share) > shown:
-            shown = int(100 * share)
-            print(f"{title} {shown} %", end="\r", flush=True)
-
-    return tell
 
 
 def _session_end() -> float:

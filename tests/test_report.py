@@ -212,7 +212,7 @@ def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def browser():
     pytest.importorskip("websocket", reason="no websocket-client to talk to Chromium with")
-    from browser import CHROMIUM, Browser
+    from chromium import CHROMIUM, Browser
 
     if not CHROMIUM:
         pytest.skip("no Chromium here (Debian's package is called chromium)")

@@ -137,6 +137,7 @@ def test_those_that_use_the_runs_of_others_come_after_them():
     planned = {job.name[:2]: job for job in suite.plan(NOTEBOOKS, {"seed": 1}, Path("out"))}
     for number, others in suite.AFTER.items():
         assert [name[:2] for name in planned[number].after] == list(others)
+    assert len(planned[suite.LAST].after) == len(NOTEBOOKS) - 1
     with pytest.raises(ValueError, match=r"no notebook has the parameter sead; choose from .*seed"):
         suite.plan(NOTEBOOKS, {"sead": 1}, Path("out"))
 
