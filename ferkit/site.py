@@ -7,6 +7,7 @@ executed. This module is also the Sphinx extension (`setup`) for formulas, figur
 import html
 import io
 import posixpath
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,7 +61,7 @@ def build_site(source: Path, out: Path, title: str, extra: Path) -> None:
         Sphinx(
             source, None, out, out.parent / "doctrees", "html", settings, status=None, warning=warnings
         ).build()  # fmt: skip
-    print(warnings.getvalue(), end="", file=sys.stderr)
+    print(re.sub(r"\x1b\[[\d;]*m", "", warnings.getvalue()), end="", file=sys.stderr)  # without colours
 
 
 def setup(app) -> dict:
