@@ -3,6 +3,7 @@ DATA ?=
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
+JOBS ?= 1
 FERKIT = $(VENV)/bin/ferkit
 export FERKIT_DATA := $(or $(DATA),$(FERKIT_DATA))
 PROFILE ?= $(if $(FERKIT_DATA),cpu,quick)
@@ -12,8 +13,9 @@ help: ## print the targets
 
 install: $(VENV)/installed ## set up .venv with the tested versions (uv where it is there, else pip)
 
-run: install ## execute the notebooks: make run [DATA=…/fer2013.csv] [PROFILE=quick|cpu]
-	$(FERKIT) suite run --profile $(PROFILE) $(if $(FERKIT_DATA),--data "$(FERKIT_DATA)")
+run: install ## execute the notebooks, build the report: make run [DATA=…/fer2013.csv] [PROFILE=quick|cpu] [JOBS=2]
+	$(FERKIT) suite run --profile $(PROFILE) --jobs $(JOBS) $(if $(FERKIT_DATA),--data "$(FERKIT_DATA)"); \
+	status=$$?; $(FERKIT) report && exit $$status
 
 test: install lint ## lint, then the tests; with FERKIT_DATA also on the real FER2013
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
