@@ -1,7 +1,6 @@
 """A Kaggle session from its inputs to its output: what is attached, training, notebooks, report, each in its time."""
 
 import importlib
-import importlib.util
 import os
 import re
 import shlex
@@ -20,6 +19,7 @@ from ferkit import DataError, packing, sources
 from ferkit.atomic import project_root, whole_file
 from ferkit.jobs import OUT_OF_TIME, gpus
 from ferkit.records import read_log
+from ferkit.site import check_libraries
 
 GRACE = 60.0  # seconds that a step has to end in order when its time is up
 WORTH = 5.0  # seconds for which a step is begun
@@ -27,7 +27,6 @@ RESERVE = 180.0  # seconds, at most a tenth of a session, that are kept for the 
 TRAINING = 0.7  # share of the time that is left for the campaign; the notebooks find its runs trained
 NOTEBOOKS = 0.9  # of what is left then; the report has the rest
 PACKED = 500_000_000  # bytes of the archive of runs
-REPORT = ("sphinx", "myst_nb", "furo")  # what `ferkit report` needs
 DONE = "done.txt"
 RUN = ("record.json", "last.pt")  # one of them is in a run's folder
 
@@ -51,20 +50,20 @@ class Session:
         self.attempt("restore", lambda: restore(self.inputs, root))
         self.attempt("libraries", lambda: install(self.inputs, root / "libraries"))
         if missing := [name for name in requirements(root) if not is_installed(name)]:
-            how_to = f"pip wheel --no-deps -w FOLDER {' '.join(missing)}"
-            print(
-                f"not installed: {', '.join(missing)}; notebooks that need them fail. {how_to} makes wheels to attach"
-            )
+            wheels = f"pip wheel --no-deps -w FOLDER {' '.join(missing)}"
+            print(f"not installed: {', '.join(missing)}; what needs them fails; attach wheels of them ({wheels})")
         notebooks, report = str(self.working / "notebooks"), str(self.working / "report")
         how = ("--data", where, "--jobs", str(max(1, len(gpus()))))  # one run or notebook a GPU
         if profile != "quick" and where != "embedded":
             self.step("campaign", "run", *how, "--done", str(root / DONE), share=TRAINING)
         chosen = ("--profile", profile, "--only", only, "--out", notebooks)
         self.step("suite", "run", *how, *chosen, share=NOTEBOOKS)
-        if missing := [name for name in REPORT if importlib.util.find_spec(name) is None]:
-            print(f"report: left out, {', '.join(missing)} not installed; attach wheels of them")
+        try:
+            check_libraries()
+        except ValueError as error:
+            print(f"report: left out, {error}, or attach wheels of them")
         else:
-            self.step("report", "--notebooks", notebooks, "--out", report)
+            self.step("report", "--notebooks", notebooks, "--results", str(root / "results"), "--out", report)
         self.attempt("output", self.leave)
 
     def prepare(self, root: Path) -> None:

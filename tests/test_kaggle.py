@@ -79,7 +79,7 @@ def test_the_notebook_carries_the_package_and_no_more(built):
     root = records.project_root()
     python = {path.relative_to(root).as_posix() for path in (root / "ferkit").rglob("*.py")}
     assert python <= names and "notebooks/07_baselines.ipynb" in names
-    allowed = r"(ferkit/[\w/]+\.py|notebooks/\d\d_\w+\.ipynb|results/\S+\.(json|npz|csv)|\w+\.(toml|txt))"
+    allowed = r"(ferkit/[\w/]+\.(py|css|js)|notebooks/\d\d_\w+\.ipynb|results/\S+\.(json|npz|csv)|\w+\.(toml|txt))"
     assert not [name for name in names if not re.fullmatch(allowed, name)]
 
 
@@ -442,6 +442,7 @@ def test_what_was_pushed_runs_on_its_own_and_goes_on(kaggle, built, bare, drawn_
     assert (run / "best.safetensors").exists() and not (run / "last.pt").exists()
     executed = sorted(path.name for path in (first / "notebooks").glob("*.ipynb"))
     assert executed == ["00_start_here.ipynb", "07_baselines.ipynb"]
+    assert (first / "report" / "index.html").exists()
     assert {"notebooks", "runs", "runs.zip"} <= {path.name for path in first.iterdir()}
     assert sorted(map(str, [inputs, *inputs.rglob("*")])) == before  # the input is only read
     records_there = packing.merge(first / "runs.zip", tmp_path / "merged")
