@@ -20,7 +20,7 @@ NOTEBOOK = "ferkit.ipynb"
 TEMPLATE = "ferkit/kernel.ipynb"
 DONE = "done.txt"  # in the bundle: the runs whose records results/ has, so that no session trains them again
 BUNDLE = (  # what the kernel carries: the package, the notebooks, and the records that notebook 00 recomputes
-    "ferkit/**/*.py", "ferkit/assets/*", "notebooks/[0-9][0-9]_*.ipynb", "pyproject.toml", "requirements.txt",
+    "ferkit/**/*.py", "ferkit/assets/report.*", "notebooks/[0-9][0-9]_*.ipynb", "pyproject.toml", "requirements.txt",
     "campaign.toml", "results/audit/*.json", "results/studies/*.json", "results/fer2013/compact-s0/*",
 )  # fmt: skip
 LIMIT = 1_000_000  # bytes: "The kernel source must be less than 1 megabytes in size."

@@ -28,6 +28,7 @@ TRAINING = 0.7  # share of the time that is left for the campaign; the notebooks
 NOTEBOOKS = 0.9  # of what is left then; the report has the rest
 PACKED = 500_000_000  # bytes of the archive of runs
 DONE = "done.txt"
+FAILED = "FAILED.txt"  # in the output: the steps that failed, a line each
 RUN = ("record.json", "last.pt")  # one of them is in a run's folder
 
 
@@ -65,6 +66,8 @@ class Session:
         else:
             self.step("report", "--notebooks", notebooks, "--results", str(root / "results"), "--out", report)
         self.attempt("output", self.leave)
+        if self.failures:
+            (self.working / FAILED).write_text("".join(f"{name}\n" for name in self.failures))
 
     def prepare(self, root: Path) -> None:
         """Runs are kept in the working folder; what the steps need is in the environment that they get."""
