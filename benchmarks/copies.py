@@ -73,6 +73,7 @@ def main() -> None:
             report = {
                 "pictures": "FER2013" if arguments.data else "drawn",
                 "processors": os.cpu_count(),
+                "threads": os.environ.get("OMP_NUM_THREADS"),
                 "sizes": found,
             }
             OUT.mkdir(parents=True, exist_ok=True)

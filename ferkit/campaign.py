@@ -14,6 +14,8 @@ from ferkit import DataError, sources
 from ferkit.ferplus import as_ferplus
 from ferkit.jobs import Job as Command
 from ferkit.jobs import run as run_commands
+from ferkit.models import create_model
+from ferkit.models.pretrained import find, trunk_of
 from ferkit.predict import pick_device
 from ferkit.recipe import Recipe
 from ferkit.recipes import get_recipe, started_from
@@ -152,9 +154,9 @@ def take(
     """Train and measure unfinished jobs in order for `budget` seconds, by `ferkit train`; what failed, a line each.
 
     data: as `ferkit train --data` takes it. Left out are jobs on other data, jobs without expected minutes on `here`
-    (one of MACHINES; empty: this one), those whose start is not there, and those of which not one epoch fits. A run
-    that is cut off has lost at most the epoch that it was in. Runs that start from others come after them. `keep` is
-    called whenever a run has ended, however it did.
+    (one of MACHINES; empty: this one), those whose start is not there, or whose ImageNet weights are not where nothing
+    may be fetched, and those of which not one epoch fits. A run that is cut off has lost at most the epoch it was in.
+    Runs that start from others come after them. `keep` is called whenever a run has ended, however it did.
     """
     until = time.time() + budget - min(RESERVE, budget / 4)
     where, _ = sources.locate(data)
@@ -172,6 +174,9 @@ def take(
             if job.start and not all((start / file).exists() for file in (BEST, "record.json")):
                 say(f"{job.name}: left out, {start} is not there with its weights, or not finished")
                 continue
+            if lacking := _lacking(job.recipe):
+                say(f"{job.name}: left out, no {lacking}.safetensors below $FERKIT_WEIGHTS, and HF_HUB_OFFLINE is set")
+                continue
             arguments = ("train", *job.arguments, "--out", str(folder), *how)
             arguments += ("--weights", str(start)) if job.start else ()
             least = START + 60 * job.minutes[here] / job.recipe.epochs
@@ -184,6 +189,19 @@ def take(
             keep()  # what the runs that were ended have reached
             raise
     return [f"{outcome.job.name}: {outcome.told}" for outcome in outcomes if outcome.state == "failed"]
+
+
+def _lacking(recipe: Recipe) -> str:
+    """The ImageNet weights that it starts from, where they are not here and may not be fetched; else empty."""
+    if not recipe.pretrained or recipe.model.startswith("timm:"):
+        return ""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:
+        return ""
+    with torch.device("meta"):
+        library = trunk_of(create_model(recipe.model, **recipe.options), recipe.model).library
+    return "" if find(library) else library
 
 
 def folders(jobs: list[Job], root: Path) -> list[Path]:

@@ -79,6 +79,14 @@ def points(difference: dict) -> str:
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
+def told(rows: list[Row], name: str) -> str:
+    """`+2.1 points (+1.2 to +3.0, n 3,589, 3 seeds; more than noise)`: that row's difference to the baseline."""
+    row = next(row for row in rows if row.name == name)
+    d, n_seeds = row.difference, len(row.accuracies)
+    about = f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}, n {row.n:,}, {n_seeds} seed{'s' * (n_seeds > 1)}"
+    return f"{100 * d['value']:+.1f} points ({about}; {'' if row.adjusted < 0.05 else 'not '}more than noise)"
+
+
 def table(rows: list[Row], what: str, usage: str = "PrivateTest") -> str:
     """Rows as a Markdown table; accuracies in percent, differences in points."""
     lines = [

@@ -1,12 +1,10 @@
 """FER2013 from Kaggle through the official client, which resumes and shows progress; what arrives is verified."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path, PurePosixPath
 
 from ferkit import DataError
+from ferkit.kaggle_client import call, check_credentials, failure
 from ferkit.labels import OFFICIAL_COUNTS, UNLABELLED
 from ferkit.sources import Raw, read
 from ferkit.trees import open_tree
@@ -23,56 +21,30 @@ OFFICIAL_MD5 = {
     "train.csv": "3f0dfb3d3fd99c811a1299cb947e3131",
     "test.csv": "b02c2298636a634e8c2faabbf3ea9a23",
 }
-CREDENTIALS = """no Kaggle credentials found. Two ways to get them, both at https://www.kaggle.com/settings/api:
-  1. "Generate New Token": set it as KAGGLE_API_TOKEN, or save it to ~/.kaggle/access_token
-  2. "Create Legacy API Key": save the kaggle.json it gives you to ~/.kaggle/kaggle.json and run chmod 600 on it"""
-
-
-def has_credentials() -> bool:
-    """Whether the official client would find any, in its own places."""
-    if os.environ.get("KAGGLE_API_TOKEN") or {"KAGGLE_USERNAME", "KAGGLE_KEY"} <= set(os.environ):
-        return True
-    home = Path.home() / ".kaggle"
-    places = [home, Path(os.environ.get("KAGGLE_CONFIG_DIR", home))]
-    return any((p / n).is_file() for p in places for n in ("access_token", "kaggle.json", "credentials.json"))
 
 
 def download(source: str, folder: str | Path) -> Path:
     """Fetch one of SOURCES into a folder of its own, go on with a partial file, verify; the archive's path.
 
-    Raises ValueError for an unknown source; DataError without credentials, when the client fails (its last lines are
-    in the message), or when the archive is not FER2013 (it is then removed).
+    Raises ValueError for an unknown source; DataError without credentials, when the client fails, or when the archive
+    is not FER2013 (it is then removed).
     """
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}; choose from {list(SOURCES)}")
-    if not has_credentials():
-        raise DataError(CREDENTIALS)
+    check_credentials()
     arguments, name = SOURCES[source]
     folder = Path(folder) / source.replace("/", "-")
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "kaggle", *arguments, "-p", str(folder)]
-    status, said = _run(command)
+    status, said = call(*arguments, "-p", str(folder))
     path = folder / name
     if status or not path.exists():
-        lines = " / ".join(said.strip().splitlines()[-3:])
-        raise DataError(f"the Kaggle client could not fetch {source} (status {status}): {lines}; run it again")
+        raise failure(f"could not fetch {source}", said)
     try:
         verify(path)
     except DataError as error:
         path.unlink()
         raise DataError(f"{error}. The file was removed; run the download again") from error
     return path
-
-
-def _run(command: list[str]) -> tuple[int, str]:
-    """Run a command, passing on what it says as it says it (a progress bar too); its status and all it said."""
-    said = b""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        while part := process.stdout.read1():
-            said += part
-            sys.stderr.write(part.decode(errors="replace"))
-            sys.stderr.flush()
-    return process.returncode, said.decode(errors="replace")
 
 
 def verify(path: Path) -> Raw:

@@ -57,6 +57,15 @@ class Entry:
         """A headline of every run, in [0, 1]."""
         return [record["metrics"][usage][headline]["value"] for _, record in self.runs]
 
+    def mean(self, usage: str, headline: str = "accuracy") -> float:
+        """Of a headline over the runs, in [0, 1]."""
+        return float(np.mean(self.each(usage, headline)))
+
+    @property
+    def outside(self) -> str:
+        """What it has learned from beside the training images and their own labels."""
+        return ", ".join(outside(self.record)) or "none"
+
     def accuracy(self, usage: str = "PrivateTest") -> dict[str, float]:
         """The mean over runs, {value, low, high}: a stratified bootstrap over the images."""
         return mean_accuracy(*hits(self.folders, usage))
@@ -89,7 +98,7 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
     found = [Entry(name, on, tuple(runs)) for (on, name), runs in groups.items()]
     for entry in found:
         _check_group(list(entry.runs))
-    return sorted(found, key=lambda e: (data.index(e.data), -np.mean(e.each("PublicTest"))))
+    return sorted(found, key=lambda e: (data.index(e.data), -e.mean("PublicTest")))
 
 
 def results_table(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> str:
@@ -141,7 +150,7 @@ def _check_group(runs: list[tuple[Path, dict]]) -> None:
 
 def _row(entry: Entry, usage: str, report: dict | None) -> str:
     def mean(headline: str, split: str = usage) -> str:
-        return f"{100 * np.mean(entry.each(split, headline)):.1f}"
+        return f"{100 * entry.mean(split, headline):.1f}"
 
     about, accuracy = entry.record, entry.accuracy(usage)
     claims = ", ".join(f"{claim.percent:.1f}" for claim in CLAIMS if claim.model == about["recipe"]["model"])
@@ -151,7 +160,7 @@ def _row(entry: Entry, usage: str, report: dict | None) -> str:
     cells += [f"{about['metrics'][usage]['n']:,}", _clean(entry.folders, usage, report) if report else "not audited"]
     cells += [mean(headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]
     cells += [mean("accuracy", f"{usage} flip TTA"), mean("accuracy", "PublicTest")]
-    cells += [", ".join(outside(about)) or "none", f"{about['parameters']:,}"]
+    cells += [entry.outside, f"{about['parameters']:,}"]
     cells += [f"{minutes(entry):.0f}"]
     cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in entry.runs)]
     return f"| {' | '.join(cells)} |"

@@ -274,10 +274,9 @@ def intervals(rows: list[tuple[str, dict, int]], title: str, quantity: str = "ac
     return figure
 
 
-def recalls(rows: dict[str, list[dict]], title: str) -> Figure:
-    """Recall of each class, a row a model: the mean over the `per_class` metrics of its runs."""
-    names, classes = tuple(rows), tuple(next(iter(rows.values()))[0])
-    shares = np.array([[np.mean([run[c]["recall"] for run in rows[name]]) for c in classes] for name in names])
+def recalls(rows: dict[str, np.ndarray], classes: tuple[str, ...], title: str) -> Figure:
+    """Recalls (C,) of each class, a row a model."""
+    names, shares = tuple(rows), np.stack(list(rows.values()))
     figure, axes = new_figure(size=(8, 0.55 * len(rows) + 1.4))
     axes = axes[0, 0]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")

@@ -52,11 +52,18 @@ def locate(path: str | Path | None = None) -> tuple[Path | None, str]:
         return Path(os.path.expanduser(path)), f"--data {path}"
     if os.environ.get("FERKIT_DATA"):
         return Path(os.path.expanduser(os.environ["FERKIT_DATA"])), "$FERKIT_DATA"
-    if KAGGLE_INPUT.is_dir():
-        for root, folders, files in os.walk(KAGGLE_INPUT):
-            if _is_fer2013(Path(root), folders, files):
-                return Path(root), f"found in {KAGGLE_INPUT}"
+    if found := find(KAGGLE_INPUT):
+        return found, f"found in {KAGGLE_INPUT}"
     return None, "no --data, no $FERKIT_DATA, no Kaggle input: the embedded faces, drawn by ferkit.synthetic"
+
+
+def find(inputs: Path) -> Path | None:
+    """The first folder below one of attached data sets that is one of our layouts; None without."""
+    for root, folders, files in os.walk(inputs):
+        folders.sort()
+        if _is_fer2013(Path(root), folders, files):
+            return Path(root)
+    return None
 
 
 def _is_fer2013(root: Path, folders: list[str], files: list[str]) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kaggle_server import Kaggle
 
 from ferkit import sources
 from ferkit.labels import CLASSES, USAGES, VOTES
@@ -102,3 +103,16 @@ def every_job_first(tmp_path, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", str(folder))
 
     return install
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """A stand-in for Kaggle that the official client is sent to, with credentials of someone and a home of its own."""
+    server = Kaggle()
+    for name in [n for n in os.environ if n.lower().endswith("_proxy") or n.startswith(("KAGGLE", "XDG"))]:
+        monkeypatch.delenv(name)
+    known = {"HOME": str(tmp_path / "home"), "KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "0" * 32}
+    for name, value in (known | server.environment).items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.close()

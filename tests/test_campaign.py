@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,6 +70,19 @@ def test_jobs_are_taken_where_they_belong(lent):
     root, jobs, _ = lent
     *rows, last = campaign.status(jobs, root).splitlines()[1:]
     assert [row.split()[1] for row in rows] == ["done", "done", "to"] and last.startswith("2 of 3 done")
+
+
+def test_what_is_done_elsewhere_or_lacks_its_weights_is_left_out(drawn_csv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(jobs, "_Process", None)  # calling it would fail
+    entry = '[[run]]\nmodel = "patt_lite"\nrecipe = "house"\nseeds = [0]\ndata = "custom"\nminutes = { cpu = 9 }\n'
+    (tmp_path / "campaign.toml").write_text(CAMPAIGN + entry)
+    (tmp_path / "done.txt").write_text("".join(f"{job.name}\n" for job in listed(tmp_path / "other")))
+    arguments = ["--list", str(tmp_path / "campaign.toml"), "--done", str(tmp_path / "done.txt"), "--device", "cpu"]
+    assert cli.main(["campaign", "run", "--budget", "9h", "--data", str(drawn_csv), *arguments]) == 0
+    left_out = r"custom/patt_lite-s0: left out, no mobilenetv1_100\.\w+\.safetensors below \$FERKIT_WEIGHTS"
+    assert re.search(left_out, capsys.readouterr().out)
 
 
 def test_what_is_done_or_does_not_fit_is_left_alone(lent, drawn_csv, tmp_path, monkeypatch):

@@ -95,3 +95,14 @@ def test_other_images_are_not_compared(grid):
 
 def test_spread_of_one_seed_is_not_a_number():
     assert np.isnan(comparison.Row("x", (), (0.5,), 0.5, 10, None, 1.0).spread)
+
+
+def test_a_row_in_prose_says_whether_it_is_more_than_noise():
+    difference = {"value": 0.021, "low": 0.012, "high": 0.03, "p": 0.001}
+    rows = [
+        comparison.Row("a", (), (0.6,), 0.6, 3589, None, 1.0),
+        comparison.Row("b", (), (0.62, 0.622), 0.6, 3589, difference, 0.002),
+        comparison.Row("c", (), (0.62,), 0.6, 3589, difference, 0.2),
+    ]
+    assert comparison.told(rows, "b") == "+2.1 points (+1.2 to +3.0, n 3,589, 2 seeds; more than noise)"
+    assert comparison.told(rows, "c").endswith("1 seed; not more than noise)")

@@ -1,45 +1,10 @@
 """The real Kaggle client against a server on the loopback interface: what arrives, what is refused."""
 
-import os
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from ferkit import DataError, download
-
-
-@pytest.fixture
-def kaggle(tmp_path, monkeypatch):
-    """A stand-in for Kaggle: serves `kaggle.body` for every download; the client is sent to it."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = b"{}" if "GetDatasetMetadata" in self.path else server.body
-            self.send_response(200 if body else 403)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", '"1"')
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_POST
-
-        def log_message(self, *arguments):
-            server.calls.append(self.path)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.body, server.calls = b"", []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    for name in [n for n in os.environ if n.lower().endswith("_proxy") or n.startswith("KAGGLE")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    yield server
-    server.shutdown()
 
 
 def packed(tmp_path, data: bytes) -> bytes:
@@ -48,12 +13,8 @@ def packed(tmp_path, data: bytes) -> bytes:
     return (tmp_path / "x.zip").read_bytes()
 
 
-def credentials(monkeypatch):
-    monkeypatch.setenv("KAGGLE_USERNAME", "someone")
-    monkeypatch.setenv("KAGGLE_KEY", "0" * 32)
-
-
-def test_without_credentials_the_two_ways_are_named(kaggle, tmp_path):
+def test_without_credentials_the_two_ways_are_named(kaggle, tmp_path, monkeypatch):
+    monkeypatch.delenv("KAGGLE_KEY")
     with pytest.raises(DataError, match="KAGGLE_API_TOKEN(.|\n)*kaggle.json"):
         download.download("msambare/fer2013", tmp_path)
     assert not kaggle.calls
@@ -65,7 +26,6 @@ def test_unknown_source_lists_the_choices(tmp_path):
 
 
 def test_a_download_is_verified_by_checksum_and_counts(kaggle, tmp_path, sample, monkeypatch):
-    credentials(monkeypatch)
     data = sample.csv(tmp_path / "fer2013.csv").read_bytes()
     kaggle.body = packed(tmp_path, data)
     with pytest.raises(DataError, match="fer2013.csv has MD5 .*The file was removed"):
@@ -79,7 +39,20 @@ def test_a_download_is_verified_by_checksum_and_counts(kaggle, tmp_path, sample,
     assert path.read_bytes() == kaggle.body and any("DownloadDataset" in call for call in kaggle.calls)
 
 
-def test_a_refusal_is_reported(kaggle, tmp_path, monkeypatch):
-    credentials(monkeypatch)
+def test_a_refusal_is_reported(kaggle, tmp_path):
     with pytest.raises(DataError, match="could not fetch challenge.*403"):
         download.download("challenge", tmp_path)
+
+
+def test_the_client_goes_on_after_a_broken_connection(kaggle, tmp_path, sample, monkeypatch):
+    monkeypatch.setattr(download, "OFFICIAL_MD5", {})
+    monkeypatch.setattr(download, "OFFICIAL_COUNTS", [[2] * 7] * 3)
+    kaggle.body = packed(tmp_path, sample.csv(tmp_path / "fer2013.csv").read_bytes())
+    kaggle.trouble = {"archive": "drop"}
+    assert download.download("deadskull7/fer2013", tmp_path).read_bytes() == kaggle.body and not kaggle.trouble
+
+
+def test_a_data_set_that_is_gone_is_told(kaggle, tmp_path):
+    kaggle.trouble = {"DownloadDataset": 404}
+    with pytest.raises(DataError, match="could not fetch deadskull7/fer2013: Kaggle knows nothing of that name"):
+        download.download("deadskull7/fer2013", tmp_path)

@@ -376,3 +376,19 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 def _saved(folder, tensors):
     save_file(tensors, folder / "odd.safetensors")
     return folder / "odd.safetensors"
+
+
+def test_weights_are_found_in_a_folder_by_their_names_and_offline_nothing_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    from ferkit.models import pretrained
+
+    monkeypatch.setattr(pretrained, "urlopen", None)
+    monkeypatch.setenv("FERKIT_WEIGHTS", str(tmp_path))
+    with pytest.raises(DataError, match=r"no resnet34.tv_in1k.safetensors in \$FERKIT_WEIGHTS"):
+        pretrained.fetch("resnet34.tv_in1k")
+    for name in ("one/resnet34.tv_in1k.pth", "two/emonext/model.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert pretrained.fetch("resnet34.tv_in1k") == tmp_path / "one/resnet34.tv_in1k.pth"
+    assert pretrained.fetch("emonext") == tmp_path / "two/emonext/model.safetensors"

@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+from pathlib import Path
 
 from ferkit import DataError
 
@@ -23,6 +24,7 @@ def add(commands) -> None:
     take.add_argument("--scheduler", metavar="ADDRESS", help="on a Dask cluster that shares this file system instead")
     take.add_argument("--machine", default="", choices=("gpu", "t4", "cpu"), help="whose minutes count (default: this)")
     take.add_argument("--pack", metavar="FILE", help="write what results/ does not have yet into this zip, under 16 MB")
+    take.add_argument("--done", metavar="FILE", help="leave out the runs it names, one a line: finished elsewhere")
     take.set_defaults(run=campaign_run)
     for command in (status, take):
         command.add_argument("--only", default="*", metavar="PATTERN", help="runs of that name, for example 'resnet*'")
@@ -49,6 +51,8 @@ def campaign_run(arguments: argparse.Namespace) -> None:
     from ferkit.jobs import seconds
 
     budget, jobs, root = seconds(arguments.budget), _jobs(arguments), records.project_root()
+    done = Path(arguments.done).read_text().split() if arguments.done else []
+    jobs = [job for job in jobs if job.name not in done]
     if arguments.jobs > 1 and arguments.processes > 1:
         raise ValueError("--jobs trains several runs, --processes one by several: choose one of them")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done gets packed

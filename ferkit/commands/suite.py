@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import signal
 import time
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def add(commands) -> None:
 def suite_run(arguments: argparse.Namespace) -> int:
     from ferkit import jobs, sources, suite
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, for those that run the notebooks too
     until = time.time() + jobs.seconds(arguments.budget) if arguments.budget else math.inf
     where, why = sources.locate(arguments.data)
     print(f"data: {where or 'embedded faces'} ({why})")
@@ -66,6 +68,7 @@ def suite_run(arguments: argparse.Namespace) -> int:
 def suite_execute(arguments: argparse.Namespace) -> int:
     from ferkit import jobs, suite
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: its kernel ends with it, its copy stays
     parameters = {name: literal(value) for name, value in arguments.p}
     try:
         seconds = suite.execute(Path(arguments.notebook).absolute(), Path(arguments.out).absolute(), parameters)

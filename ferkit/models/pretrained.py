@@ -1,6 +1,7 @@
 """Weights from files: ImageNet starts of our trunks by an explicit name map, and networks that ferkit saved."""
 
 import json
+import os
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -130,14 +131,33 @@ def trunk_of(model: nn.Module, name: str) -> Trunk:
     return trunk
 
 
-def fetch(library: str) -> Path:
-    """A library's weights from the Hugging Face hub or its cache; DataError saying how to bring the file."""
-    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+def find(library: str) -> Path | None:
+    """A library's weights on this machine: below the folder $FERKIT_WEIGHTS, else in the hub's cache; None without.
 
+    Below the folder they are called <library>.safetensors (or .bin, .pth, .pt), or they are a model.safetensors in a
+    folder called <library>.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    names = {f"{library}{suffix}" for suffix in (".safetensors", ".bin", ".pth", ".pt")}
+    for folder, _, files in os.walk(os.environ.get("FERKIT_WEIGHTS", "")):
+        for file in files:
+            if file in names or (file == "model.safetensors" and Path(folder).name == library):
+                return Path(folder, file)
+    cached = try_to_load_from_cache(f"timm/{library}", "model.safetensors")
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def fetch(library: str) -> Path:
+    """A library's weights: as `find` finds them, else from the Hugging Face hub; DataError saying how to bring them."""
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url
+
+    if found := find(library):
+        return found
     where = (f"timm/{library}", "model.safetensors")
-    cached, url = try_to_load_from_cache(*where), hf_hub_url(*where)
-    if isinstance(cached, str):
-        return Path(cached)
+    url = hf_hub_url(*where)
+    if constants.HF_HUB_OFFLINE:
+        raise DataError(f"no {library}.safetensors in $FERKIT_WEIGHTS, and HF_HUB_OFFLINE is set; it comes from {url}")
     try:
         with urlopen(Request(url, method="HEAD"), timeout=10):  # the hub's client retries for most of a minute
             pass
