@@ -54,7 +54,7 @@ def browse(faces: Faces, logits: np.ndarray, size: int = 8, maps: Callable[[Tens
         def __repr__(self) -> str:  # what is left of widgets in a saved page
             return "In a live notebook, buttons here turn the pages."
 
-    which = widgets.ToggleButtons(options=SHOWN, description="judged")
+    which = widgets.ToggleButtons(options=SHOWN, description="judged", style={"button_width": "4.5em"})
     label = widgets.Dropdown(options=("every", *faces.classes), description="label")
     number = widgets.BoundedIntText(value=1, min=1, max=-(-len(faces) // size), description="page")
     first, _ = page(faces, logits, size=size, maps=maps)
