@@ -3,7 +3,7 @@ DATA ?=
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
-JOBS ?= 1
+JOBS ?= 2
 FERKIT = $(VENV)/bin/ferkit
 export FERKIT_DATA := $(or $(DATA),$(FERKIT_DATA))
 PROFILE ?= $(if $(FERKIT_DATA),cpu,quick)
@@ -27,7 +27,7 @@ report: install ## the results and the executed notebooks as a static site in bu
 	$(FERKIT) report
 
 bench: install ## speed beside the usual way; with DATA=…/fer2013.csv also of reading it
-	for name in peers growth stream copies; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
+	for name in peers judging growth stream copies; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 	if [ -n "$(FERKIT_DATA)" ]; then $(VENV)/bin/python benchmarks/parse.py "$(FERKIT_DATA)"; fi
 
 tables: install ## write the results table of README from the records

@@ -269,3 +269,16 @@ def test_a_hastened_judge_says_the_same(weights):
         torch.testing.assert_close(fast(faces).softmax(1), wanted, atol=0.02, rtol=0)
     assert next(fast.models[0].parameters()).dtype == torch.bfloat16
     assert next(judge.models[0].parameters()).dtype == torch.float32
+
+
+def test_cores_that_judge_apart_judge_as_one(weights):
+    judge, crops = load_judge(weights, "cpu"), embedded_faces(60).images[:31]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        apart = recognition.judge_crops(judge, crops)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(apart, judge(crops), atol=1e-5)
+    assert torch.equal(recognition.judge_crops(judge, crops[:1]), judge(crops[:1]))
