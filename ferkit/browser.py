@@ -43,7 +43,7 @@ def page(
 
 
 def browse(faces: Faces, logits: np.ndarray, size: int = 8, maps: Callable[[Tensor], Tensor] | None = None):
-    """Widgets that turn the pages of `page`, above the first one as a figure, which a saved notebook keeps.
+    """Widgets that turn the pages of `page`, below the first one as a figure, which a saved notebook keeps.
 
     Where no front end answers (papermill, a report) that figure is what there is to see.
     """

@@ -26,5 +26,5 @@ def main(argv: list[str] | None = None) -> int:
         print(f"ferkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("ferkit: interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("ferkit: interrupted; what was finished is kept", file=sys.stderr)
         return 130

@@ -35,7 +35,8 @@ class Detector:
     def __call__(self, grey: np.ndarray) -> list[Box]:
         """uint8 (H, W) -> square boxes to crop, the largest face first."""
         scale = min(1.0, LARGEST / max(grey.shape))
-        small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+        size = tuple(max(1, round(scale * side)) for side in grey.shape[::-1])
+        small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
         found = self.cascade.detectMultiScale(small, scaleFactor=1.1, minNeighbors=5, minSize=(SMALLEST, SMALLEST))
         boxes = []
         for x, y, width, height in sorted(np.reshape(found, (-1, 4)).tolist(), key=lambda box: (-box[2], box)):

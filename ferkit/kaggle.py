@@ -30,6 +30,7 @@ PLACEHOLDER = "your-name"
 TITLE = range(5, 51)  # characters
 LAST = 15  # lines of a failed kernel's log
 FAILED = r"ERROR|CANCEL"
+NAMES_FAILED = "FAILED.txt"  # in the output: the steps of the session that failed, a line each
 
 
 def bundle(root: Path) -> dict[str, bytes]:
@@ -70,7 +71,7 @@ def build(
     from ferkit.machine import code_version
 
     if not 0 < minutes <= LONGEST:
-        raise ValueError(f"a Kaggle session has at most {LONGEST} minutes, got {minutes}")
+        raise ValueError(f"a Kaggle session has more than 0 and at most {LONGEST} minutes, got {minutes}")
     suite.notebooks(only)
     root = project_root()
     if not (root / TEMPLATE).exists():
@@ -171,7 +172,9 @@ def logs(kernel: str) -> str:
 def output(kernel: str, folder: str | Path) -> list[Path]:
     """Fetch what its last version left; the archives of runs in it (`ferkit campaign merge`)."""
     check_credentials()
-    code, said = call("kernels", "output", kernel, "-p", str(folder))
+    for file in Path(folder).rglob(NAMES_FAILED):  # of an earlier version
+        file.unlink()
+    code, said = call("kernels", "output", kernel, "-p", str(folder), "--force")
     if code:
         raise failure(f"could not fetch the output of {kernel}", said)
     return [path for path in sorted(Path(folder).rglob("*.zip")) if zipfile.is_zipfile(path)]

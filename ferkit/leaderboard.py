@@ -82,8 +82,8 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
     """What is a result on those data sets, below any of the folders, best on PublicTest first.
 
     Quick runs, studies, ensembles of them and runs by another protocol stay out; a run that is in several folders
-    counts in the first. Raises ValueError for a model whose logits depend on the rest of the batch, and for records
-    that do not belong together.
+    counts in the first. A model whose logits depend on the rest of its batch is no result: below the first folder,
+    which holds what is committed, that raises ValueError, as do records that do not belong together.
     """
     groups: dict[tuple[str, str], list[tuple[Path, dict]]] = {}
     for root in roots:
@@ -93,6 +93,8 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
         for folder, record in find_records(root):
             key = record["data"]["name"], record["recipe"]["name"]
             if is_result(record, data) and (*key, folder.name) not in before:
+                if root != roots[0] and record.get("batch_independence", 0) >= INDEPENDENT:
+                    continue
                 _check_independence(folder, record)
                 groups.setdefault(key, []).append((folder, record))
     found = [Entry(name, on, tuple(runs)) for (on, name), runs in groups.items()]

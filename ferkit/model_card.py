@@ -9,6 +9,10 @@ ABOUT = """\
 Read by `ferkit predict` when no other model is named. It takes a grey picture of one face, cropped as FER2013 crops
 (the face fills it), at 48x48 pixels, and gives a share for each class. The file holds the recipe, the classes in their
 order, the fingerprint of the data and the path of the record that this page is written from.
+
+The numbers below are of float32. The file has float16 matrices, which move no logit on PublicTest by more than 0.02;
+`ferkit predict` judges many pictures in bfloat16 where that is faster, which can move a share by a few hundredths and,
+of near ties, change the first answer (`--precision float32` does not).
 """
 USE = """\
 ## Intended use
@@ -108,6 +112,8 @@ def _failures(record: dict, parts: dict[str, dict]) -> list[str]:
         f"- {' and '.join(f'{name} ({recall[name]:.0%} recognised)' for name in weak)} are its weakest classes.",
         f"- {rare} has {found['per_class'][rare]['n']} pictures in PrivateTest: its numbers are wide guesses.",
     ]
+    ece = found["ece"]
+    lines.append(f"- Its confidence is off by {_percent(ece)} points on average (ECE): shares are no probabilities.")
     if clean := parts.get("PrivateTest clean"):
         lost = 100 * (found["accuracy"]["value"] - clean["accuracy"]["value"])
         lines.append(f"- Part of PrivateTest has copies in Training; without them accuracy is {lost:.1f} points lower.")

@@ -60,11 +60,11 @@ def hasten(model: nn.Module, precision: str = "auto") -> nn.Module:
     fast = copy.deepcopy(model).bfloat16()
     if precision == "bfloat16":
         return fast
-    noise = torch.randint(0, 256, (64, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(0, 256, (16, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     least, shares, threads = {}, {}, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for which in (model, fast) * 3:
+        for which in (model, fast) * 2:
             start = time.thread_time()
             shares[which] = logits(which, noise).softmax(1)
             least[which] = min(least.get(which, math.inf), time.thread_time() - start)

@@ -47,7 +47,9 @@ class Progress:
         for task in begun[: max(1, lines - 6)]:
             rows.append((task.job.name, "running", time.time() - task.begun, last_line(task.job.folder / LOG)))
         width = max((len(name) for name, *_ in rows), default=0)
-        table = [f"{name:<{width}}  {state:<11} {s // 60:3.0f}:{s % 60:02.0f}  {told}" for name, state, s, told in rows]
+        times = [divmod(round(seconds), 60) for _, _, seconds, _ in rows]
+        table = [f"{name:<{width}}  {state:<11} {minutes:3}:{seconds:02}  {told}"
+                 for (name, state, _, told), (minutes, seconds) in zip(rows, times, strict=True)]  # fmt: skip
         table = [line[: columns - 1] for line in [*table, self._counts(len(begun))]]
         self._clear()
         print("\n".join(table), flush=True)

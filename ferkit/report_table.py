@@ -26,7 +26,7 @@ COLUMNS = (
 )  # fmt: skip
 EXPLANATION = """
 A click on a column's title sorts by it. Accuracy is a mean over seeds, with a 95 % bootstrap interval over the images;
-beside it stand the standard deviation over seeds and their number. PublicTest is what chose, so it flatters. ECE is the
+beside it stands the standard deviation over seeds. PublicTest is what chose, so it flatters. ECE is the
 expected calibration error. GFLOPs are those of one face, a multiply-add being two, an ensemble's those of its members.
 """
 
@@ -66,20 +66,21 @@ def _row(entry: Entry, usage: str, results: Path, speeds: dict[tuple, float]) ->
     percent = {key: 100 * number for key, number in accuracy.items()}
     each = [100 * value for value in entry.each(usage)]
     spread = np.std(each, ddof=1) if len(each) > 1 else None
+    seeds = f"{len(each)} seed{'s' * (len(each) > 1)}"
     classes = len(load_logits(entry.folders[0])["classes"])
     stages = recipe.get("stages", [[0, None]])
     numbers = (
         (record["metrics"][usage]["n"], "{:,}"),
         (percent["value"], "{:.1f} " + f"<small>{percent['low']:.1f}–{percent['high']:.1f}</small>"),
-        (spread, f"± {{:.1f}} <small>of {len(each)}</small>"),
+        (spread, "± {:.1f}"),
         (100 * entry.mean("PublicTest"), "{:.1f}"),
         *((100 * entry.mean(usage, headline), "{:.1f}") for headline in ("macro_f1", "ece")),
         (record["parameters"], "{:,}"),
         (_gflops(entry.folders[0], record, classes), "{:.3g}"),
-        (None if recipe.get("options") else speeds.get((recipe["model"], stages[-1][1])), "{:,.0f}"),
+        (speeds.get((recipe["model"], stages[-1][1])) if entry.name == recipe["model"] else None, "{:,.0f}"),
     )
     links = [(quote(record_place(folder, r, results)), r["recipe"]["seed"]) for folder, r in entry.runs]
-    name = f"<code>{html.escape(entry.name)}</code>" + (f" <small>{entry.kind}</small>" if entry.n_members else "")
+    name = f"<code>{html.escape(entry.name)}</code>" + f" <small>{entry.kind if entry.n_members else seeds}</small>"
     return [
         *((word, None) for word in (name, entry.data, usage)),
         *((form.format(number) if number is not None else "–", number) for number, form in numbers),

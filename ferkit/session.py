@@ -18,6 +18,7 @@ from pathlib import Path
 from ferkit import DataError, packing, sources
 from ferkit.atomic import project_root, whole_file
 from ferkit.jobs import OUT_OF_TIME, gpus
+from ferkit.kaggle import DONE, NAMES_FAILED
 from ferkit.records import read_log
 from ferkit.site import check_libraries
 
@@ -27,8 +28,6 @@ RESERVE = 180.0  # seconds, at most a tenth of a session, that are kept for the 
 TRAINING = 0.7  # share of the time that is left for the campaign; the notebooks find its runs trained
 NOTEBOOKS = 0.9  # of what is left then; the report has the rest
 PACKED = 500_000_000  # bytes of the archive of runs
-DONE = "done.txt"
-FAILED = "FAILED.txt"  # in the output: the steps that failed, a line each
 RUN = ("record.json", "last.pt")  # one of them is in a run's folder
 
 
@@ -67,7 +66,7 @@ class Session:
             self.step("report", "--notebooks", notebooks, "--results", str(root / "results"), "--out", report)
         self.attempt("output", self.leave)
         if self.failures:
-            (self.working / FAILED).write_text("".join(f"{name}\n" for name in self.failures))
+            (self.working / NAMES_FAILED).write_text("".join(f"{name}\n" for name in self.failures))
 
     def prepare(self, root: Path) -> None:
         """Runs are kept in the working folder; what the steps need is in the environment that they get."""

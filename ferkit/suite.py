@@ -12,14 +12,14 @@ import tempfile
 from pathlib import Path
 
 from ferkit import DataError
-from ferkit.atomic import project_root, whole_file
+from ferkit.atomic import project_root
 from ferkit.jobs import Job
 
 PROFILES = ("quick", "cpu", "full")
 # Who uses runs that others train: two that need one run would get in each other's way. The last one needs all.
-AFTER = {"10": ("04", "08"), "11": ("08", "10"), "12": ("05", "08", "11")}
+AFTER = {"10": ("04", "08"), "11": ("07", "08", "10"), "12": ("05", "08", "11")}
 LAST = "13"
-MARKER = "done.json"  # of a job's folder
+MARKER = "done"  # an empty file in a job's folder
 
 
 class OutOfTime(Exception):
@@ -51,6 +51,8 @@ def plan(paths: list[Path], parameters: dict, out: Path, resume: bool = False) -
     if unknown := sorted(set(parameters) - set().union(*known.values())):
         choices = ", ".join(sorted(set().union(*known.values())))
         raise ValueError(f"no notebook has the parameter {', '.join(unknown)}; choose from {choices}")
+    for unfinished in out.glob(".executing-*"):  # of a suite that was killed
+        shutil.rmtree(unfinished)
     jobs = []
     for path in paths:
         mine = {name: value for name, value in parameters.items() if name in known[path]}
@@ -59,17 +61,21 @@ def plan(paths: list[Path], parameters: dict, out: Path, resume: bool = False) -
         digest = hashlib.sha256(path.read_bytes() + repr(arguments).encode()).hexdigest()[:12]
         folder = out.absolute() / "logs" / f"{path.stem}-{digest}"
         for old in folder.parent.glob(f"{path.stem}-*"):
-            if old != folder or not resume:
+            if old != folder or not resume or not (out / path.name).exists():
                 shutil.rmtree(old)
-        number = path.name[:2]
-        after = AFTER.get(number, ()) if number != LAST else tuple(p.name[:2] for p in paths if p != path)
-        names = tuple(p.stem for p in paths if p.name[:2] in after)
+        names = tuple(p.stem for p in paths if p.name[:2] in _before(path.name[:2]))
         jobs.append(Job(path.stem, (*arguments, "--done", str(folder / MARKER)), folder, MARKER, after=names))
     return jobs
 
 
-def execute(path: Path, out: Path, parameters: dict) -> float:
-    """Execute one notebook into the folder `out`; seconds. papermill's bar on stderr says which cell runs.
+def _before(number: str) -> set[str]:
+    """The notebooks that come before one, those before them included."""
+    direct = AFTER.get(number, ()) if number != LAST else tuple(p.name[:2] for p in notebooks() if p.name[:2] != LAST)
+    return set(direct).union(*map(_before, direct))
+
+
+def execute(path: Path, out: Path, parameters: dict) -> None:
+    """Execute one notebook into the folder `out`. papermill's bar on stderr says which cell runs.
 
     The copy, of a failed notebook too, takes its place at the end. Raises DataError with the failing cell and its
     traceback, and OutOfTime.
@@ -83,7 +89,7 @@ def execute(path: Path, out: Path, parameters: dict) -> float:
         copy = Path(temporary) / path.name
         os.environ["JUPYTER_PATH"] = str(_own_kernel(Path(temporary)))
         try:
-            notebook = execute_notebook(
+            execute_notebook(
                 path, copy, parameters, kernel_name="python3", cwd=path.parent,
                 extra_arguments=["--log-level=ERROR"],  # the kernel's own chatter
             )  # fmt: skip
@@ -97,7 +103,6 @@ def execute(path: Path, out: Path, parameters: dict) -> float:
         finally:
             if copy.exists():
                 os.replace(copy, out / path.name)
-    return notebook.metadata.papermill["duration"]
 
 
 def _own_kernel(folder: Path) -> Path:
@@ -108,9 +113,3 @@ def _own_kernel(folder: Path) -> Path:
     about = {"argv": command, "display_name": "Python 3", "language": "python"}
     (place / "kernel.json").write_text(json.dumps(about))
     return folder
-
-
-def finish(marker: Path, seconds: float) -> None:
-    """Say in a job's folder that its notebook ran."""
-    with whole_file(marker) as temporary:
-        temporary.write_text(json.dumps({"seconds": seconds}) + "\n")

@@ -57,6 +57,11 @@ def test_a_crop_of_a_whole_crop_is_itself_and_edges_go_on():
     assert detect.crop(np.full((10, 10), 9, np.uint8), (0, 0, 10, 10)).shape == (48, 48)
 
 
+def test_a_picture_as_thin_as_a_hair_has_no_face():
+    for shape in ((1, 5000), (5000, 1), (3, 40000)):
+        assert detect.Detector()(np.full(shape, 9, np.uint8)) == []
+
+
 def test_the_central_square():
     assert detect.central_square(np.zeros((60, 90))) == (15, 0, 60, 60)
     assert detect.central_square(np.zeros((91, 60))) == (0, 15, 60, 60)

@@ -281,9 +281,11 @@ def test_the_output_is_fetched_and_its_archive_named(kaggle, tmp_path, capsys):
     assert cli.main(["kaggle", "output", "someone/ferkit", "--to", str(to)]) == 0
     assert f"ferkit campaign merge {to / 'runs.zip'}" in capsys.readouterr().out
     assert (to / "runs.zip").read_bytes() == kaggle.files["runs.zip"] and (to / "runs/a/b/log.csv").exists()
-    kaggle.files[session.FAILED] = b"suite\nreport\n"
+    kaggle.files[kernels.NAMES_FAILED] = b"suite\nreport\n"
     assert cli.main(["kaggle", "output", "someone/ferkit", "--to", str(tmp_path / "failed")]) == 1
     assert "steps of that session failed: suite, report; see ferkit kaggle logs" in capsys.readouterr().err
+    del kaggle.files[kernels.NAMES_FAILED]  # the next version ended well
+    assert cli.main(["kaggle", "output", "someone/ferkit", "--to", str(tmp_path / "failed")]) == 0
     kaggle.trouble = {"runs.zip": "drop"}
     with pytest.raises(DataError, match="the connection to Kaggle broke"):
         kernels.output("someone/ferkit", tmp_path / "again")
@@ -378,7 +380,7 @@ def test_a_failing_step_is_named_and_stops_none_after_it(tmp_path, monkeypatch, 
     assert "restore FAILED: division by zero" in said.out and "suite: left out, the session's time is up" in said.out
     assert "not installed: nowhere-to-be-found;" in said.out
     assert said.err == "ferkit: failed: restore\n" and (tmp_path / "work" / "runs.zip").exists()
-    assert (tmp_path / "work" / session.FAILED).read_text() == "restore\n"  # the kernel itself ends well
+    assert (tmp_path / "work" / kernels.NAMES_FAILED).read_text() == "restore\n"  # the kernel itself ends well
 
 
 def test_a_session_leaves_the_runs_of_a_checkout_alone(tmp_path, monkeypatch):

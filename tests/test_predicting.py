@@ -15,7 +15,7 @@ from ferkit.labels import CLASSES
 from ferkit.models import create_model
 from ferkit.recipe import Recipe
 from ferkit.synthetic import embedded_faces
-from ferkit.weights import save_weights
+from ferkit.weights import SHIPPED, save_weights
 from tests.test_detect import EYES_AND_MOUTH, PHOTOGRAPH, within
 
 
@@ -260,13 +260,17 @@ def test_without_shipped_weights_it_says_what_to_name(tmp_path, monkeypatch, cap
     )
 
 
-def test_a_hastened_judge_says_the_same(weights):
-    judge, faces = load_judge(weights, "cpu"), embedded_faces(32, seed=1).images
+def test_a_hastened_judge_says_the_same():
+    if not SHIPPED.exists():
+        pytest.skip("this copy of ferkit has no trained weights")
+    judge, faces = load_judge(SHIPPED, "cpu"), embedded_faces(300, seed=1).images
     wanted = judge(faces).softmax(1)
     assert judge.hastened("float32").models == judge.models
     for precision in ("auto", "bfloat16"):
         fast = judge.hastened(precision)
-        torch.testing.assert_close(fast(faces).softmax(1), wanted, atol=0.02, rtol=0)
+        shares = fast(faces).softmax(1)
+        torch.testing.assert_close(shares, wanted, atol=0.05, rtol=0)
+        assert (shares.argmax(1) == wanted.argmax(1)).float().mean() > 0.98  # but for near ties
     assert next(fast.models[0].parameters()).dtype == torch.bfloat16
     assert next(judge.models[0].parameters()).dtype == torch.float32
 

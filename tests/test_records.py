@@ -82,6 +82,15 @@ def test_rows_are_means_over_seeds_with_links(run, tmp_path):
     value = 100 * record["metrics"]["PrivateTest"]["accuracy"]["value"]
     assert f"| fer2013 | `r` | single | no | – | {value:.1f} ± 0.0, 2 seeds | " in row and "r-s1/record.json)" in row
     assert leaderboard.results_table(tmp_path, tmp_path).splitlines()[-1] == row  # what is in both counts once
+    local = tmp_path / "runs" / "leaks-s0"  # a run of this machine that looks at its batch is left out
+    shutil.copytree(tmp_path / "r-s0", local)
+    leaking = changed | {"recipe": record["recipe"] | {"name": "leaks"}, "batch_independence": 0.3}
+    (local / "record.json").write_text(json.dumps(leaking))
+    shutil.move(local.parent, folder.parent / "elsewhere")
+    try:
+        assert leaderboard.results_table(tmp_path, folder.parent / "elsewhere").splitlines()[-1] == row
+    finally:
+        shutil.rmtree(folder.parent / "elsewhere")
 
 
 def test_a_quick_run_and_a_model_that_looks_at_its_batch_are_refused(run, tmp_path):

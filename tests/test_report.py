@@ -183,13 +183,22 @@ def test_runs_beside_the_results_count_and_bad_ones_do_not_prevent_a_report(tmp_
 
     monkeypatch.setattr("ferkit.report.build_site", keep)
     build_report(tmp_path / "none", tmp_path / "results", tmp_path / "report")
-    assert "of 2</small>" in fronts[0] and "patt_lite-cpu" in fronts[0] and "not run" in fronts[0]
+    assert (
+        "2 seeds</small>" in fronts[0]
+        and "1 seed</small>" in fronts[0]
+        and "patt_lite-cpu" in fronts[0]
+        and "not run" in fronts[0]
+    )
     assert "runs/fer2013/compact-s1/record.json" in fronts[1]
     file = tmp_path / "runs" / "fer2013" / "patt_lite-cpu-s0" / "record.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"batch_independence": 0.5}))
     shutil.rmtree(tmp_path / "report")
     build_report(tmp_path / "none", tmp_path / "results", tmp_path / "report")
-    assert "moves by 50.0% with its batch" in fronts[2] and "of 2</small>" not in fronts[2]
+    assert "patt_lite-cpu" not in fronts[2] and "2 seeds</small>" in fronts[2]
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "batch_independence"}))
+    shutil.rmtree(tmp_path / "report")
+    build_report(tmp_path / "none", tmp_path / "results", tmp_path / "report")
+    assert "has no certificate of batch independence" in fronts[4] and "2 seeds</small>" not in fronts[4]
 
 
 def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys):

@@ -1,12 +1,15 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from ferkit import cli, jobs, records, suite
+from tests.test_jobs import wait_for
 
 NOTEBOOKS = suite.notebooks()
 
@@ -112,6 +115,48 @@ def test_what_has_run_is_skipped_when_resumed_unless_it_or_its_parameters_change
     assert run("--resume", "-p", "seed", "1") == 0 and count.read_text() == "quick0 quick1 quick1 quick-1 "
 
 
+def test_a_copy_that_is_gone_is_made_again(suite_of, tmp_path):
+    run = suite_of("print(profile)")
+    assert run() == 0
+    (tmp_path / "out" / "00_x.ipynb").unlink()
+    (tmp_path / "out" / ".executing-left").mkdir()  # by a kill
+    assert run("--resume") == 0 and (tmp_path / "out" / "00_x.ipynb").exists()
+    assert not list((tmp_path / "out").glob(".executing*"))
+
+
+def test_a_mistyped_option_forgets_nothing(suite_of, tmp_path, capsys):
+    run = suite_of("print(profile)")
+    assert run() == 0
+    assert run("--jobs", "0") == run("-p", "data", "x.csv") == run("--budget", "soon") == 1
+    assert "say --data instead of -p" in capsys.readouterr().err
+    assert len(list((tmp_path / "out" / "logs").glob("*/done"))) == 1
+
+
+def test_ctrl_c_ends_the_kernel_too(suite_of, tmp_path):
+    """Of a suite in a process of its own, interrupted while a cell runs."""
+    suite_of("import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)")
+    code = f"import pathlib, ferkit.suite as s; s.project_root = lambda: pathlib.Path({str(tmp_path)!r})"
+    code += (
+        f"\nfrom ferkit.cli import main; raise SystemExit(main(['suite', 'run', '--out', {str(tmp_path / 'out')!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    pid = tmp_path / "notebooks" / "pid"
+    wait_for(lambda: pid.exists() and pid.read_text())
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 130 and "add --resume" in said
+    wait_for(lambda: not Path(f"/proc/{pid.read_text()}").exists() or "Z" in status_of(pid.read_text()))
+
+
+def status_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"
+
+
 def test_the_kernel_is_the_python_that_runs_the_suite(suite_of, tmp_path, monkeypatch):
     """Whatever else is registered under that name."""
     foreign = tmp_path / "share" / "kernels" / "python3"
@@ -136,7 +181,11 @@ def test_a_training_that_stops_in_time_is_no_failure(suite_of, capsys):
 def test_those_that_use_the_runs_of_others_come_after_them():
     planned = {job.name[:2]: job for job in suite.plan(NOTEBOOKS, {"seed": 1}, Path("out"))}
     for number, others in suite.AFTER.items():
-        assert [name[:2] for name in planned[number].after] == list(others)
+        assert {name[:2] for name in planned[number].after} >= set(others)
+    assert [job.after for job in suite.plan([NOTEBOOKS[4], NOTEBOOKS[11]], {}, Path("out"))] == [
+        (),
+        (NOTEBOOKS[4].stem,),  # by 10, which is left out
+    ]
     assert len(planned[suite.LAST].after) == len(NOTEBOOKS) - 1
     with pytest.raises(ValueError, match=r"no notebook has the parameter sead; choose from .*seed"):
         suite.plan(NOTEBOOKS, {"sead": 1}, Path("out"))

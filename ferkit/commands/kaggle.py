@@ -78,11 +78,10 @@ def kaggle_logs(arguments: argparse.Namespace) -> None:
 
 def kaggle_output(arguments: argparse.Namespace) -> None:
     from ferkit import kaggle
-    from ferkit.session import FAILED
 
     archives = kaggle.output(_kernel(arguments), arguments.to)
     print("\n".join([f"in {arguments.to}", *(f"ferkit campaign merge {path}" for path in archives)]))
-    for file in Path(arguments.to).rglob(FAILED):
+    for file in Path(arguments.to).rglob(kaggle.NAMES_FAILED):
         raise DataError(f"steps of that session failed: {', '.join(file.read_text().split())}; see ferkit kaggle logs")
 
 

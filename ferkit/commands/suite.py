@@ -21,7 +21,7 @@ def add(commands) -> None:
     batch.add_argument("--only", default="", metavar="NUMBERS", help="for example 00,07")
     batch.add_argument("--jobs", type=int, default=1, metavar="N", help="so many notebooks at once on this machine")
     batch.add_argument("--scheduler", metavar="ADDRESS", help="on a Dask cluster that shares this file system instead")
-    batch.add_argument("--resume", action="store_true", help="skip what has run, unchanged and with these parameters")
+    batch.add_argument("--resume", action="store_true", help="skip what ran with the same text and parameters")
     batch.add_argument(
         "--budget", metavar="TIME", help="for example 2h; trainings stop in time and go on when called again"
     )
@@ -41,6 +41,10 @@ def suite_run(arguments: argparse.Namespace) -> int:
     from ferkit import jobs, sources, suite
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, for those that run the notebooks too
+    if arguments.jobs < 1:
+        raise ValueError(f"--jobs {arguments.jobs}: at least 1 at once")
+    if given := {"profile", "data"}.intersection(name for name, _ in arguments.p):
+        raise ValueError(f"say --{' and --'.join(sorted(given))} instead of -p")
     until = time.time() + jobs.seconds(arguments.budget) if arguments.budget else math.inf
     where, why = sources.locate(arguments.data)
     print(f"data: {where or 'embedded faces'} ({why})")
@@ -71,10 +75,10 @@ def suite_execute(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: its kernel ends with it, its copy stays
     parameters = {name: literal(value) for name, value in arguments.p}
     try:
-        seconds = suite.execute(Path(arguments.notebook).absolute(), Path(arguments.out).absolute(), parameters)
+        suite.execute(Path(arguments.notebook).absolute(), Path(arguments.out).absolute(), parameters)
     except suite.OutOfTime as stopped:
         print(stopped)
         return jobs.OUT_OF_TIME
     if arguments.done:
-        suite.finish(Path(arguments.done), seconds)
+        Path(arguments.done).touch()
     return 0
