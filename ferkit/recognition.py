@@ -106,8 +106,7 @@ def _judged(judge: Judge, waiting: list[tuple[Frame, list[Box], np.ndarray]]) ->
 def judge_crops(judge: Judge, crops: Tensor) -> Tensor:
     """Logits (N, C) of uint8 (N, H, W) crops; on a CPU each core judges a part of them by itself.
 
-    Cores that share every layer wait for each other: two judged 2,900 crops a second so, and 2,300 to 2,800 together;
-    beside other work 2,000 and 400.
+    Cores that share every layer wait for each other (results/benchmarks/judging.json), beside other work for long.
     """
     n = torch.get_num_threads()
     if n == 1 or len(crops) < n or next(judge.models[0].parameters()).device.type != "cpu":

@@ -109,6 +109,7 @@ def test_crops_wait_for_each_other_and_stay_in_order(monkeypatch):
     monkeypatch.setattr(recognition, "frames", lambda source, every: [
         pictures.Frame(source, np.full((48, 48, 3), int(source.name[0]), np.uint8))])  # fmt: skip
     monkeypatch.setattr(recognition, "BATCH", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # the others would share a batch
     found = list(recognition.recognise(Counting((), ("a", "b")), sources, None, pytest.fail))
     assert sizes == [2, 2, 1] and [findings[0].frame.source for findings in found] == sources
     assert not list(recognition.recognise(Counting((), ("a", "b")), [], None, pytest.fail))
