@@ -31,14 +31,15 @@ def page(
         fits &= labels == faces.classes.index(label)
     order = np.flatnonzero(fits)[np.argsort(-sure[fits], kind="stable")]
     n_pages = -(-len(order) // size)
-    mine = order[max(0, min(number, n_pages - 1)) * size :][:size]
+    number = max(0, min(number, n_pages - 1))
+    mine = order[number * size :][:size]
     gaps = [None] * (size - len(mine))
     told = [f"{faces.classes[labels[i]]}\nsaid: {faces.classes[said[i]]} {sure[i]:.0%}" for i in mine]
-    rows = [("face", [*faces.images[mine], *gaps], None, [*told, *[""] * len(gaps)])]
+    pictures = [*faces.images[mine], *gaps]
+    rows = [("face", pictures, None, [*told, *[""] * len(gaps)])]
     if maps and len(mine):
-        found = maps(faces.images[mine])
-        rows.append(("map", [*faces.images[mine], *gaps], found, None))
-    shown = f"page {max(0, min(number, n_pages - 1)) + 1} of {max(n_pages, 1)}"
+        rows.append(("map", pictures, maps(faces.images[mine]), None))
+    shown = f"page {number + 1} of {max(n_pages, 1)}"
     return face_rows(rows, f"{faces.name}, judged: {which}, label: {label}, n {len(order):,}, {shown}"), n_pages
 
 

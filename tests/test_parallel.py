@@ -27,8 +27,12 @@ def faces():
 @pytest.fixture(scope="module")
 def alone(faces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "alone"
+    before = torch.get_num_threads()
     torch.set_num_threads(2)  # as many as two processes have together
-    return folder, records.run(RECIPE, faces, folder, "cpu")
+    try:
+        return folder, records.run(RECIPE, faces, folder, "cpu")
+    finally:
+        torch.set_num_threads(before)
 
 
 def assert_same_training(ours, theirs):

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 from ferkit import DataError
+from ferkit.kaggle import LONGEST, MINUTES
+from ferkit.suite import PROFILES
 
 FOLDER = "build/kaggle"
 
@@ -37,9 +39,10 @@ def add(commands) -> None:
     session.add_argument("--data", default="", metavar="PATH", help="(default: found in the input)")
     session.set_defaults(run=kaggle_session)
     for command in (build, session):
-        command.add_argument("--profile", default="full", choices=("quick", "cpu", "full"))
+        command.add_argument("--profile", default="full", choices=PROFILES)
         command.add_argument("--only", default="", metavar="NUMBERS", help="notebooks, for example 00,07")
-        command.add_argument("--minutes", type=float, default=660, help="of the session (default: 660; Kaggle has 720)")
+        how_long = f"of the session (default: {MINUTES}; Kaggle has {LONGEST})"
+        command.add_argument("--minutes", type=float, default=MINUTES, help=how_long)
 
 
 def kaggle_build(arguments: argparse.Namespace) -> None:
