@@ -37,11 +37,21 @@ class Job:
     minutes: dict[str, float]
     kind: str  # of the recipe before it was changed
     changes: dict
-    start: str = ""  # the run that it begins with, as `name`
+    start: str = ""  # the run that it begins with, as `name`, or a file of weights below the top of the checkout
 
     @property
     def name(self) -> str:
         return f"{self.data}/{self.recipe.run_name}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether it begins with a run, which has to be finished first."""
+        return bool(self.start) and not self.start.endswith(".safetensors")
+
+    @property
+    def begins(self) -> Path:
+        """What `ferkit train --weights` is to be told, from the top of the checkout; "." where it begins at random."""
+        return Path("runs", self.start) if self.waits else Path(self.start)
 
     @property
     def arguments(self) -> list[str]:
@@ -58,8 +68,9 @@ def load_campaign(path: str | Path, only: str = "*") -> list[Job]:
 
     A [[run]] has model, recipe (a kind), seeds, minutes = {machine = expected}, and where wanted data (default
     "fer2013"; FER+ is "ferplus"), set, a table of the recipe's fields, grid, lists of values of fields: every
-    combination is a run, and start, <data>/<recipe>: the run, of the same seed, whose weights it begins with. Raises
-    DataError saying which entry is wrong, or ValueError for a pattern that matches nothing.
+    combination is a run, and start, <data>/<recipe>: the run, of the same seed, whose weights it begins with, or a
+    file of weights by its path in the checkout. Raises DataError saying which entry is wrong, or ValueError for a
+    pattern that matches nothing.
     """
     try:
         entries = tomllib.loads(Path(path).read_text())["run"]
@@ -93,7 +104,9 @@ def _jobs(entry: dict) -> list[Job]:
     jobs = []
     for seed, point in each:
         recipe, start = get_recipe(entry["model"], kind, seed, **point), entry.get("start", "")
-        if start:
+        if start.endswith(".safetensors"):
+            recipe = started_from(recipe, Path(start))
+        elif start:
             start = f"{start}-s{seed}"
             recipe = started_from(recipe, Path(start) / BEST)
         jobs.append(Job(recipe, data, minutes, kind, point, start))
@@ -167,11 +180,12 @@ def take(
     how += ["--compile"] if compiled else []
     todo = [job for job in jobs if job.data in names and here in job.minutes and not find_record(job, root)]
     outcomes = []
-    for wave in ([job for job in todo if not job.start], [job for job in todo if job.start]):
+    for wave in ([job for job in todo if not job.waits], [job for job in todo if job.waits]):
         commands = []
         for job in wave:
-            folder, start = ((root / "runs" / name).absolute() for name in (job.name, job.start))
-            if job.start and not all((start / file).exists() for file in (BEST, "record.json")):
+            folder, start = (root / "runs" / job.name).absolute(), (root / job.begins).absolute()
+            needed = [start / BEST, start / "record.json"] if job.waits else [start]
+            if not all(file.exists() for file in needed):
                 say(f"{job.name}: left out, {start} is not there with its weights, or not finished")
                 continue
             if lacking := _lacking(job.recipe):
