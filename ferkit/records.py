@@ -236,7 +236,8 @@ def outside(record: dict) -> list[str]:
     if "outside" in record:  # an ensemble's
         return record["outside"]
     votes = record["recipe"].get("targets") == "votes" and record["data"]["name"] != "ferplus"
-    return [*record["start"].values(), *(["FER+ votes"] if votes else [])]
+    start = [value for key, value in record["start"].items() if key != "sha256"]  # ImageNet's weights, or a file's name
+    return [*start, *(["FER+ votes"] if votes else [])]
 
 
 def is_of(record: dict, recipe: Recipe) -> bool:

@@ -109,6 +109,20 @@ def test_a_run_is_a_command_that_can_be_typed(drawn_csv, tmp_path, monkeypatch):
         assert seen == [run.recipe]
 
 
+def test_a_run_may_begin_with_a_file_of_the_checkout(drawn_csv, tmp_path, monkeypatch, capsys):
+    entry = CAMPAIGN.replace("set = {", 'start = "given/w.safetensors"\nset = {')
+    (tmp_path / "campaign.toml").write_text(entry)
+    runs, seen = campaign.load_campaign(tmp_path / "campaign.toml"), []
+    assert [run.recipe.name.endswith("+weights=w") for run in runs] == [True, True, False]
+    monkeypatch.setattr(campaign, "run_commands", lambda commands, **_: seen.extend(commands) or [])
+    assert campaign.take(runs, drawn_csv, tmp_path, 600, "cpu") == [] and not seen
+    assert f"left out, {tmp_path / 'given' / 'w.safetensors'} is not there" in capsys.readouterr().out
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "w.safetensors").touch()
+    campaign.take(runs, drawn_csv, tmp_path, 600, "cpu")
+    assert seen and all(c.arguments[-2:] == ("--weights", str(tmp_path / "given" / "w.safetensors")) for c in seen)
+
+
 def test_what_is_taken_is_the_data_that_was_asked_for(lent, drawn_csv, tmp_path, monkeypatch):
     runs, seen, draw = lent[1], [], synthetic.embedded_faces
     monkeypatch.setattr(synthetic, "embedded_faces", lambda: draw(20))
