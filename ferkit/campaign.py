@@ -66,8 +66,8 @@ class Job:
 def load_campaign(path: str | Path, only: str = "*") -> list[Job]:
     """The jobs of a campaign.toml in their order, those whose run name matches the pattern `only`.
 
-    A [[run]] has model, recipe (a kind), seeds, minutes = {machine = expected}, and where wanted data (default
-    "fer2013"; FER+ is "ferplus"), set, a table of the recipe's fields, grid, lists of values of fields: every
+    A [[run]] has model (one, or a list), recipe (a kind), seeds, minutes = {machine = expected}, and where wanted data
+    (default "fer2013"; FER+ is "ferplus"), set, a table of the recipe's fields, grid, lists of values of fields: every
     combination is a run, and start, <data>/<recipe>: the run, of the same seed, whose weights it begins with, or a
     file of weights by its path in the checkout. Raises DataError saying which entry is wrong, or ValueError for a
     pattern that matches nothing.
@@ -99,11 +99,12 @@ def _jobs(entry: dict) -> list[Job]:
         raise ValueError(f"minutes must be above 0 for some of {list(MACHINES)}, got {minutes}")
     fixed, grid = _frozen(entry.get("set", {})), _frozen(entry.get("grid", {}))
     points = [fixed | dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    each = itertools.product(entry["seeds"], points)  # one seed of everything before the next
+    models = entry["model"] if isinstance(entry["model"], list) else [entry["model"]]
+    each = itertools.product(entry["seeds"], models, points)  # one seed of everything before the next
     kind, data = entry["recipe"], entry.get("data", "fer2013")
     jobs = []
-    for seed, point in each:
-        recipe, start = get_recipe(entry["model"], kind, seed, **point), entry.get("start", "")
+    for seed, model, point in each:
+        recipe, start = get_recipe(model, kind, seed, **point), entry.get("start", "")
         if start.endswith(".safetensors"):
             recipe = started_from(recipe, Path(start))
         elif start:
@@ -146,17 +147,19 @@ def epochs_done(job: Job, root: Path) -> int:
 
 
 def status(jobs: list[Job], root: Path) -> str:
-    """A table: every job, how far it is, its expected minutes and the measured ones."""
-    width, n_done = max(len(job.name) for job in jobs) + 2, 0
+    """A table: every job, how far it is, its expected minutes and the measured ones; below it what is left to do."""
+    width, left = max(len(job.name) for job in jobs) + 2, []
     lines = [f"{'run':<{width}}{'state':<16}" + "".join(f"{name:>7}" for name in MACHINES) + "   measured, minutes"]
     for job in jobs:
         record, done = find_record(job, root), epochs_done(job, root)
-        n_done += record is not None
+        left += [] if record else [job]
         state = "done" if record else f"epoch {done} of {job.recipe.epochs}" if done else "to do"
         expected = "".join(f"{job.minutes.get(name, '–'):>7}" for name in MACHINES)
         measured = f"   {record['seconds']['training'] / 60:.1f} on {record['machine']['name']}" if record else ""
         lines.append(f"{job.name:<{width}}{state:<16}{expected}{measured}")
-    return "\n".join([*lines, f"{n_done} of {len(jobs)} done; expected minutes of a run, most worth a minute first"])
+    hours = [f"{name} {sum(job.minutes.get(name, 0) for job in left) / 60:.1f}" for name in MACHINES]
+    told = f"{len(jobs) - len(left)} of {len(jobs)} done; the others are expected to take, in hours: {', '.join(hours)}"
+    return "\n".join([*lines, told])
 
 
 def take(
