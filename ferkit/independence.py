@@ -32,6 +32,14 @@ def batch_independence(model: nn.Module, images: Tensor | None = None) -> float:
     return _company(exact, images)
 
 
+def dependence(record: dict) -> str:
+    """What a record says against its model: that it looks at its batch, or that nobody checked; "" for nothing."""
+    value = record.get("batch_independence")
+    if value is None:
+        return "has no certificate of batch independence"
+    return f"moves by {value:.1%} with its batch" if value >= INDEPENDENT else ""
+
+
 def _company(model: nn.Module, images: Tensor) -> float:
     alone = logits(model, images, batch_size=1)
     if not alone.isfinite().all():

@@ -11,7 +11,7 @@ from ferkit.atomic import whole_file
 from ferkit.audit import load_audit, part_of_rows
 from ferkit.claims import CLAIMS
 from ferkit.comparison import hits
-from ferkit.independence import INDEPENDENT
+from ferkit.independence import dependence
 from ferkit.metrics import mean_accuracy
 from ferkit.protocols import other_protocol
 from ferkit.recipe import Recipe
@@ -93,9 +93,10 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
         for folder, record in find_records(root):
             key = record["data"]["name"], record["recipe"]["name"]
             if is_result(record, data) and (*key, folder.name) not in before:
-                if root != roots[0] and record.get("batch_independence", 0) >= INDEPENDENT:
-                    continue
-                _check_independence(folder, record)
+                if told := dependence(record):
+                    if root != roots[0]:
+                        continue
+                    raise ValueError(f"{folder}: {record['recipe']['model']} {told}; take it out, it is no result")
                 groups.setdefault(key, []).append((folder, record))
     found = [Entry(name, on, tuple(runs)) for (on, name), runs in groups.items()]
     for entry in found:
@@ -125,13 +126,6 @@ def is_result(record: dict, data: tuple[str, ...] = DATASETS) -> bool:
     if any(NO_MEMBER.search(name) for name in recipe.get("members", ())):
         return False
     return about["official"] and about["name"] in data and standard and not NO_RESULT.search(recipe["name"])
-
-
-def _check_independence(folder: Path, record: dict) -> None:
-    value = record.get("batch_independence")
-    if value is None or value >= INDEPENDENT:
-        told = "has no certificate of batch independence" if value is None else f"moves by {value:.1%} with its batch"
-        raise ValueError(f"{folder}: {record['recipe']['model']} {told}; that is no result, take it out of the table")
 
 
 def _check_group(runs: list[tuple[Path, dict]]) -> None:

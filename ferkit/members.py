@@ -8,7 +8,7 @@ import numpy as np
 from ferkit import DataError
 from ferkit.ensemble import Combination, get_method
 from ferkit.faces import Faces
-from ferkit.independence import INDEPENDENT
+from ferkit.independence import dependence
 from ferkit.protocols import other_protocol
 from ferkit.records import load_logits, measured_splits, read_record, save_logits
 from ferkit.weights import BEST
@@ -89,9 +89,8 @@ def _check_kind(path: Path, record: dict) -> None:
         raise DataError(f"{path} was trained by the protocol {protocol}; members are by the standard one, leave it out")
     if "members" in record["recipe"] and "_soup" not in record["recipe"]["method"]:
         raise DataError(f"{path} is an ensemble that was fitted on PublicTest; name its members instead")
-    value = record.get("batch_independence")
-    if value is None or value >= INDEPENDENT:
-        raise DataError(f"{path}: its logits depend on the rest of the batch, or nobody checked; leave it out")
+    if told := dependence(record):
+        raise DataError(f"{path} {told}; leave it out")
 
 
 def _check(path: Path, arrays: dict, first_path: Path, first: dict) -> None:

@@ -11,7 +11,7 @@ from ferkit import DataError
 from ferkit.atomic import project_root, whole_file
 from ferkit.audit import audit_file, load_audit
 from ferkit.faces import Faces
-from ferkit.independence import INDEPENDENT
+from ferkit.independence import dependence
 from ferkit.leaderboard import is_result
 from ferkit.model_card import card
 from ferkit.models.pretrained import load_exactly
@@ -32,7 +32,7 @@ def ship(folder: str | Path, faces: Faces, place: Path = SHIPPED) -> float:
     that are not the record's, for a difference above TOLERANCE and a file above LARGEST.
     """
     folder, record = Path(folder), read_record(folder)
-    if not is_result(record) or record.get("batch_independence", 1) >= INDEPENDENT:
+    if not is_result(record) or dependence(record):
         raise ValueError(f"{folder}: no result (a study, a quick run, other data, another protocol); it is not shipped")
     if record["data"]["fingerprint"] != faces.fingerprint:
         raise DataError(f"{folder} was measured on data {record['data']['fingerprint']}, not on {faces.fingerprint}")

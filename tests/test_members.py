@@ -168,7 +168,7 @@ def test_members_that_do_not_belong_together(runs):
         assert str(runs / "b") in str(error.value)
     rewrite(runs / "b", **arrays)
     for changes, message in (
-        ({"batch_independence": 0.3}, "rest of the batch"),
+        ({"batch_independence": 0.3}, "moves by 30.0% with its batch"),
         ({"recipe": records.read_record(runs / "b")["recipe"] | {"protocol": "with_public"}}, "protocol with_public"),
     ):
         record = records.read_record(runs / "b")

@@ -195,10 +195,12 @@ def test_runs_beside_the_results_count_and_bad_ones_do_not_prevent_a_report(tmp_
     shutil.rmtree(tmp_path / "report")
     build_report(tmp_path / "none", tmp_path / "results", tmp_path / "report")
     assert "patt_lite-cpu" not in fronts[2] and "2 seeds</small>" in fronts[2]
-    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "batch_independence"}))
+    file = tmp_path / "runs" / "fer2013" / "compact-s1" / "record.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"recipe": record["recipe"] | {"lr": 0.5}}))
     shutil.rmtree(tmp_path / "report")
     build_report(tmp_path / "none", tmp_path / "results", tmp_path / "report")
-    assert "has no certificate of batch independence" in fronts[4] and "2 seeds</small>" not in fronts[4]
+    assert "share a recipe's name and differ in the recipe" in fronts[4] and "2 seeds</small>" not in fronts[4]
 
 
 def test_bad_input_is_one_clear_error(tmp_path, monkeypatch, capsys):
