@@ -1,8 +1,6 @@
-"""A run folder while it trains: held by one process, of one recipe, with everything that is needed to go on."""
+"""A run folder while it trains: of one recipe, with everything that is needed to go on."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -12,11 +10,6 @@ from torch import nn
 from ferkit import DataError
 from ferkit.atomic import whole_file
 from ferkit.recipe import Recipe
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None
 
 LOG_FIELDS = ("epoch", "side", "lr", "loss", "public_accuracy", "seconds")
 
@@ -71,19 +64,6 @@ class State:
                 setattr(self, key, value)
         except Exception as error:  # torch raises many kinds for a damaged file, or one of another model
             raise DataError(f"{path}: damaged checkpoint ({error}); delete it to train again from the start") from error
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the run folder; DataError when another process trains into it. The lock goes with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        if fcntl:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise DataError(f"{folder}: another process is training here; wait for it or stop it") from None
-        yield
 
 
 def claim(folder: Path, recipe: Recipe, training: str, start: dict) -> None:

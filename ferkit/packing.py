@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ferkit import DataError
-from ferkit.atomic import whole_file
-from ferkit.checkpoint import alone
+from ferkit.atomic import alone, whole_file
 from ferkit.records import disagreements, measure, read_log, read_record
 from ferkit.weights import BEST
 

@@ -22,8 +22,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ferkit import DataError
-from ferkit.atomic import project_root, whole_file
-from ferkit.checkpoint import State, alone
+from ferkit.atomic import alone, project_root, whole_file
+from ferkit.checkpoint import State
 from ferkit.faces import Faces
 from ferkit.machine import code_version, describe_machine
 from ferkit.models import create_model

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from ferkit import DataError
-from ferkit.atomic import in_checkout, whole_file
-from ferkit.checkpoint import LOG_FIELDS, State, alone, claim
+from ferkit.atomic import alone, in_checkout, whole_file
+from ferkit.checkpoint import LOG_FIELDS, State, claim
 from ferkit.faces import Faces
 from ferkit.ferplus import learnable
 from ferkit.labels import UNLABELLED

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ferkit import cli, jobs, records, suite
+from ferkit.atomic import alone
 from tests.test_jobs import wait_for
 
 NOTEBOOKS = suite.notebooks()
@@ -124,11 +125,14 @@ def test_a_copy_that_is_gone_is_made_again(suite_of, tmp_path):
     assert not list((tmp_path / "out").glob(".executing*"))
 
 
-def test_a_mistyped_option_forgets_nothing(suite_of, tmp_path, capsys):
+def test_a_mistyped_option_and_a_second_suite_forget_nothing(suite_of, tmp_path, capsys):
     run = suite_of("print(profile)")
     assert run() == 0
     assert run("--jobs", "0") == run("-p", "data", "x.csv") == run("--budget", "soon") == 1
     assert "say --data instead of -p" in capsys.readouterr().err
+    with alone(tmp_path / "out"):  # as another suite would
+        assert run() == 1
+    assert "another process is at work here" in capsys.readouterr().err
     assert len(list((tmp_path / "out" / "logs").glob("*/done"))) == 1
 
 

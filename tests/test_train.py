@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from ferkit import DataError, records, schedule, synthetic, train
-from ferkit.checkpoint import alone
+from ferkit.atomic import alone
 from ferkit.loop import Loop
 from ferkit.models import create_model
 from ferkit.predict import logits
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_named(faces, tmp_path):
 
 
 def test_two_processes_do_not_share_a_folder(faces, tmp_path):
-    with alone(tmp_path), pytest.raises(DataError, match="another process is training here"):
+    with alone(tmp_path), pytest.raises(DataError, match="another process is at work here"):
         fit(TINY, faces, tmp_path)
 
 

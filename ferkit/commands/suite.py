@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from ferkit import DataError
+from ferkit.atomic import alone
 from ferkit.commands import literal
 from ferkit.suite import PROFILES
 
@@ -52,12 +53,13 @@ def suite_run(arguments: argparse.Namespace) -> int:
         raise DataError(f"{where}: no such file or folder; give a FER2013 file, folder or archive with --data")
     parameters = {"profile": arguments.profile, "data": str(where.resolve()) if where else "embedded"}
     parameters |= {name: literal(value) for name, value in arguments.p}
-    planned = suite.plan(suite.notebooks(arguments.only), parameters, Path(arguments.out), arguments.resume)
-    try:
-        outcomes = jobs.run(planned, workers=arguments.jobs, scheduler=arguments.scheduler, until=until)
-    except KeyboardInterrupt:
-        print("\nstopped; add --resume to skip the notebooks that have run")
-        raise
+    with alone(out := Path(arguments.out)):
+        planned = suite.plan(suite.notebooks(arguments.only), parameters, out, arguments.resume)
+        try:
+            outcomes = jobs.run(planned, workers=arguments.jobs, scheduler=arguments.scheduler, until=until)
+        except KeyboardInterrupt:
+            print("\nstopped; add --resume to skip the notebooks that have run")
+            raise
     states = [outcome.state for outcome in outcomes]
     print(f"{len(planned) - states.count('failed') - states.count('out of time')} of {len(planned)} notebooks ran; "
           f"executed copies in {arguments.out}")  # fmt: skip
