@@ -26,9 +26,10 @@ lint: install ## ruff: style and formatting
 report: install ## the results and the executed notebooks as a static site in build/report
 	$(FERKIT) report
 
-bench: install ## speed beside the usual way; with DATA=…/fer2013.csv also of reading it
+bench: install ## speed beside the usual way; with DATA=…/fer2013.csv also of reading it, and which faces are found
 	for name in peers judging growth stream copies; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
-	if [ -n "$(FERKIT_DATA)" ]; then $(VENV)/bin/python benchmarks/parse.py "$(FERKIT_DATA)"; fi
+	if [ -n "$(FERKIT_DATA)" ]; then \
+	  for name in parse detecting; do $(VENV)/bin/python benchmarks/$$name.py "$(FERKIT_DATA)" || exit 1; done; fi
 
 tables: install ## write the results table of README from the records
 	$(FERKIT) leaderboard --write README.md

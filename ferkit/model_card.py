@@ -36,10 +36,11 @@ intervals above.
 """
 
 
-def card(record: dict, named: str, parts: dict[str, dict]) -> str:
+def card(record: dict, named: str, parts: dict[str, dict], detecting: dict | None = None) -> str:
     """A model card in Markdown: data, protocol, accuracy with intervals and by class, failures, use and misuse.
 
-    named: the record's path. parts: metrics of PrivateTest's parts, as records.measure_parts gives them.
+    named: the record's path. parts: metrics of PrivateTest's parts, as records.measure_parts gives them. detecting:
+    what benchmarks/detecting.py wrote.
     """
     recipe, data = record["recipe"], record["data"]
     epochs, seed = sum(n for n, _ in recipe["stages"]), recipe["seed"]
@@ -64,7 +65,7 @@ def card(record: dict, named: str, parts: dict[str, dict]) -> str:
         "Of a class, the percentage that is recognised (95 % by Wilson), and what the others are called.", "",
         *_class_table(record), "",
         "## Known failures", "",
-        *_failures(record, parts), "",
+        *_failures(record, parts, _detecting(detecting, named)), "",
         USE,
     ])  # fmt: skip
 
@@ -103,7 +104,7 @@ def _class_table(record: dict) -> list[str]:
     return lines
 
 
-def _failures(record: dict, parts: dict[str, dict]) -> list[str]:
+def _failures(record: dict, parts: dict[str, dict], detecting: list[str]) -> list[str]:
     found = record["metrics"]["PrivateTest"]
     recall = {name: scores["recall"] for name, scores in found["per_class"].items()}
     weak = sorted(recall, key=recall.get)[:2]
@@ -119,8 +120,26 @@ def _failures(record: dict, parts: dict[str, dict]) -> list[str]:
         lines.append(f"- Part of PrivateTest has copies in Training; without them accuracy is {lost:.1f} points lower.")
     return [
         *lines,
-        "- `ferkit predict` looks for frontal faces of 32 pixels and more. Its detector misses about a quarter of",
-        "  FER2013's own faces, and now and then finds a face where there is none.",
+        "- `ferkit predict` looks for frontal faces of at least 32 pixels, and sometimes finds one where none is.",
+        *detecting,
         "- It has no class for what it does not know: of a drawing, a mask, an animal, or something that is no face,",
         "  it names an emotion all the same.",
     ]
+
+
+def _detecting(found: dict | None, named: str) -> list[str]:
+    """What the detector finds of FER2013's faces, and what its crops cost the weights that were measured with it."""
+    if not found:
+        return []
+
+    def told(share: dict) -> str:
+        return f"{share['value']:.1f} % ({share['low']:.1f}–{share['high']:.1f})"
+
+    by_class, right = found["found by class, %"], found["accuracy on the faces found, %"]
+    least, most = (chosen(by_class, key=lambda name: by_class[name]["value"]) for chosen in (min, max))
+    lines = [f"- Of PublicTest's {found['n']:,} faces its detector finds {told(found['found, %'])}, of {least} "
+             f"{by_class[least]['value']:.0f} %,", f"  of {most} {by_class[most]['value']:.0f} %."]  # fmt: skip
+    if found["weights"] == named:
+        lines[-1] += f" Of those that it finds, {told(right['cut out'])} are read rightly from its own crops,"
+        lines.append(f"  {told(right['given'])} from FER2013's.")
+    return lines

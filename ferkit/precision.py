@@ -50,9 +50,8 @@ def hasten(model: nn.Module, precision: str = "auto") -> nn.Module:
     """A model to judge many faces with: itself in float32, or a copy in bfloat16.
 
     "auto": bfloat16 on a CPU where a short measurement finds it faster, and no share of a class differs by more than
-    0.02 there; processor time of one thread, because the clock of a busy machine chooses at random. Measured so for
-    compact in faces a second, batches of 256, AVX512-BF16, medians of five rounds in turn: float32 740, with folded
-    batch norms 780, channels first 640, onnxruntime 940, bfloat16 1,440, by autocast 1,480, with folded norms 1,510.
+    0.02 there; processor time of one thread, because the clock of a busy machine chooses at random. What it
+    brings: results/benchmarks/judging.json.
     """
     device = next(model.parameters()).device
     if precision == "float32" or (precision == "auto" and device.type != "cpu"):

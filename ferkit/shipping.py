@@ -54,13 +54,20 @@ def ship(folder: str | Path, faces: Faces, place: Path = SHIPPED) -> float:
     return difference
 
 
+def shipped_run(place: Path = SHIPPED) -> str:
+    """The record of the run that shipped weights are of, by its path in a checkout."""
+    with safe_open(place, "pt") as file:
+        return file.metadata()["record"]
+
+
 def shipped_card(place: Path = SHIPPED) -> str:
     """The card of shipped weights, from the record that they name; DataError where that is not in this checkout."""
-    with safe_open(place, "pt") as file:
-        named = file.metadata()["record"]
-    record = read_record(folder := (project_root() / named).parent)
-    audit = project_root() / audit_file(record["data"]["name"])
-    return card(record, named, measure_parts(folder, load_audit(audit)) if audit.exists() else {})
+    named, root = shipped_run(place), project_root()
+    record = read_record(folder := (root / named).parent)
+    audit = root / audit_file(record["data"]["name"])
+    found = root / "results" / "benchmarks" / "detecting.json"
+    detecting = json.loads(found.read_text()) if found.exists() else None
+    return card(record, named, measure_parts(folder, load_audit(audit)) if audit.exists() else {}, detecting)
 
 
 def write_card(place: Path = SHIPPED) -> None:

@@ -85,6 +85,18 @@ def test_a_card_says_what_its_record_says():
     ):  # fmt: skip
         assert part in text
     assert max(len(line) for line in text.splitlines() if line[:1] != "|") <= 120
+    assert "its detector finds" not in text
+    share = {"value": 75.04, "low": 70.0, "high": 80.0}
+    found = {
+        "n": 9,
+        "weights": "x",
+        "found, %": share,
+        "found by class, %": {"sad": share, "happy": share | {"value": 80}},
+    }
+    found |= {"accuracy on the faces found, %": {"given": share, "cut out": share | {"value": 66.6}}}
+    told = model_card.card(record, "x", {}, found)
+    assert "faces its detector finds 75.0 % (70.0–80.0), of sad 75 %" in told and "66.6 % (70.0–80.0) are read" in told
+    assert "are read rightly" not in model_card.card(record, "other weights", {}, found)
     other = model_card.card(record | {"recipe": record["recipe"] | {"targets": "votes"}}, "x", {})
     assert "Outside data: FER+ votes" in other and "copies in Training" not in other
 
