@@ -9,6 +9,7 @@ from ferkit.independence import INDEPENDENT, batch_independence
 from ferkit.models import InputSpec, create_model, list_models, register
 from ferkit.models.outline import cost, outline
 from ferkit.models.pretrained import load_trunk, trunk_of
+from ferkit.models.resemotenet import PaddedConv
 from ferkit.predict import logits, prepare
 from ferkit.recipe import Recipe
 from ferkit.synthetic import embedded_faces
@@ -229,6 +230,20 @@ def test_starts_are_as_published():
     assert len(ends) == 16 + 8 + 6 + 4 + 2 and all(not w.any() for w in ends)
     mask = masking.stage2.mask(torch.rand(1, 32, 8, 8))
     torch.testing.assert_close(mask.sum(1), torch.ones(1, 8, 8))  # a softmax over channels
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 2), (2, 1), (1, 5), (3, 3)])
+def test_a_padded_convolution_computes_what_the_usual_one_does(stride, size):
+    ours, usual = PaddedConv(4, 6, stride).double(), torch.nn.Conv2d(4, 6, 3, stride, 1).double()
+    usual.load_state_dict(ours.state_dict())
+    x, found = torch.randn(3, 4, *size, dtype=torch.float64, requires_grad=True), []
+    for convolution in (ours, usual):
+        y = convolution(x)
+        (y**2).sum().backward()
+        found.append((y, x.grad, convolution.weight.grad, convolution.bias.grad))
+        x.grad = None
+    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_patt_lite_attends_inside_an_image_and_the_published_one_outside():

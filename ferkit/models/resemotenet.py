@@ -5,7 +5,8 @@ Input: (N, 3, H, W), grey repeated, 64x64, ImageNet's mean and std removed; H an
 Parameters: 80,238,599 for 7 classes, 73 million of them in the last two residual blocks.
 Claimed: 79.79 % on FER2013, with test images in the training folder. Measured: README's table.
 Weights start as PyTorch starts them, as in the official code.
-At 64x64 the last map is 1x1, so class-activation maps are taken after squeeze and excitation, at 8x8.
+At 64x64 the last map is 1x1, so class-activation maps are taken after squeeze and excitation, at 8x8; and most taps of
+the widest kernels meet nothing but padding, so they are left out of the computation (PaddedConv).
 """
 
 import torch.nn.functional as F
@@ -33,13 +34,27 @@ class SqueezeExcitation(nn.Module):
         return x * factor[:, :, None, None]  # (N, C) -> (N, C, 1, 1)
 
 
+class PaddedConv(nn.Conv2d):
+    """3x3, padding 1; without the taps that meet padding where it has one place: on 1x1, or at stride 2 on 2x2."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int = 1) -> None:
+        super().__init__(n_in, n_out, 3, stride, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if max(height, width) > self.stride[0]:
+            return super().forward(x)
+        met = self.weight[:, :, 1 : 1 + height, 1 : 1 + width]  # its centre is on the first pixel
+        return F.linear(x.flatten(1), met.flatten(1), self.bias)[:, :, None, None]  # (N, C, h, w) -> (N, C', 1, 1)
+
+
 class ResidualBlock(nn.Module):
     """relu(f(x) + shortcut(x)) at half the size; its convolutions have biases."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(n_in, n_out, 3, 2, 1), nn.BatchNorm2d(n_out))
-        self.second = nn.Sequential(nn.Conv2d(n_out, n_out, 3, padding=1), nn.BatchNorm2d(n_out))
+        self.first = nn.Sequential(PaddedConv(n_in, n_out, 2), nn.BatchNorm2d(n_out))
+        self.second = nn.Sequential(PaddedConv(n_out, n_out), nn.BatchNorm2d(n_out))
         self.shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, 2), nn.BatchNorm2d(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
