@@ -29,6 +29,7 @@ from ferkit.faces import Faces
 from ferkit.feed import Feed
 from ferkit.loop import Loop, generator
 from ferkit.models import create_model
+from ferkit.models.resemotenet import PaddedConv
 from ferkit.precision import choose, fast_kernels
 from ferkit.predict import pick_device
 from ferkit.recipe import Recipe
@@ -149,6 +150,9 @@ def our_training(case: Case, faces: Faces, batch_size: int, device: torch.device
 
 def usual_training(case: Case, loader: DataLoader, device: torch.device, channels: int) -> Callable[[], None]:
     model = create_model(case.model, in_chans=channels).to(device)
+    for module in model.modules():
+        if isinstance(module, PaddedConv):  # as ResEmoteNet's authors compute it
+            module.__class__ = nn.Conv2d
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     return lambda: usual_epoch(model, optimizer, loader, device)
 

@@ -262,12 +262,16 @@ def mistakes(faces: Faces, logits: np.ndarray, n: int = 14) -> Figure:
 
 
 def intervals(rows: list[tuple[str, dict, int]], title: str, quantity: str = "accuracy") -> Figure:
-    """Accuracies, or another share, with their 95 % intervals: (name, {value, low, high}, n) a row."""
+    """Accuracies, or another share, with their 95 % intervals: (name, {value, low, high}, n) a row.
+
+    Rows whose names are the same before a comma have one colour.
+    """
     figure, axes = new_figure(size=(7.5, 0.5 * len(rows) + 1.2))
-    axes = axes[0, 0]
+    axes, of = axes[0, 0], [name.split(",")[0] for name, _, _ in rows]
+    colours = {name: hue(i) for i, name in enumerate(dict.fromkeys(of))}
     for i, (_, headline, _) in enumerate(rows):
         value, low, high = (headline[key] * 100 for key in ("value", "low", "high"))
-        axes.errorbar(value, -i, xerr=[[value - low], [high - value]], fmt="o", color=hue(i), capsize=4)
+        axes.errorbar(value, -i, xerr=[[value - low], [high - value]], fmt="o", color=colours[of[i]], capsize=4)
         axes.annotate(f"{value:.1f}", (value, -i), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
     axes.set_yticks([-i for i in range(len(rows))], [f"{name}\nn {n:,}" for name, _, n in rows])
     axes.set(xlabel=f"{quantity}, % (95 % bootstrap interval)", title=title, ylim=(-len(rows) + 0.4, 0.7))
