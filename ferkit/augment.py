@@ -144,7 +144,7 @@ def affine_matrix(angle: Tensor, scale: Tensor, shift: Tensor, shear: Tensor, fl
 def warp(x: Tensor, matrix: Tensor, size: int) -> Tensor:
     """Resample (N, C, H, W) to (N, C, size, size) through (N, 2, 3) matrices, bilinear, black outside.
 
-    The grid is F.affine_grid's, as one sum of what a row and a column add: on a CPU that takes a tenth of the time.
+    The grid is F.affine_grid's, as one sum of what a row and a column add, which takes a CPU far less time.
     """
     centers = (2 * torch.arange(size, device=x.device) + 1) / size - 1
     along, down, offset = matrix[..., None, None].unbind(2)  # (N, 2, 1, 1) each

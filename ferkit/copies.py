@@ -93,7 +93,7 @@ def _candidates(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _largest(values: Tensor, k: int, stride: int = 32) -> Tensor:
-    """topk's columns, int64 (M, k) of (M, N), eight times as fast: only the k best of N / 32 teams are looked into."""
+    """topk's columns, int64 (M, k) of (M, N), and faster: only the k best of N / 32 teams are looked into."""
     n_teams = values.shape[1] // stride
     if n_teams <= k:
         return values.topk(k, 1, sorted=False).indices

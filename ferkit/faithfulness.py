@@ -95,7 +95,7 @@ def road(
 
     Half the probability of the class that is left when the least relevant pixels are replaced, less what is left when
     the most relevant are; the mean over percentiles. Replaced pixels are interpolated from their neighbours, at the
-    model's input size; of a map only the order of its pixels counts. Tens of milliseconds an image and percentile.
+    model's input size; of a map only the order of its pixels counts.
     """
     from pytorch_grad_cam.metrics.road import ROADCombined
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget

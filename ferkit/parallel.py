@@ -135,7 +135,7 @@ def leave(status: int) -> NoReturn:
     """End this process without taking Python down: once a team has trained on CPUs, that may abort.
 
     DistributedDataParallel leaves gloo's threads behind (torch 2.15, destroy_process_group or not), and a process that
-    ends normally beside them is killed by SIGABRT now and then, after all its work: two in 44 trainings.
+    ends normally beside them is killed by SIGABRT now and then, after all its work.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The recipes that have a name: for each model `paper`, `house`, `cpu`, `member`, `study`, `tune`, `quick`, `mini`.
+"""The recipes that have a name: of the kinds below, those that `ferkit models` lists for a model.
 
 paper: as published, with the deviations named here. house: our own, on a GPU, under one protocol. cpu: what two cores
 can do with FER2013, at a stated budget. member: a sixth of house's budget, for ensembles; no result. study: shorter

@@ -10,7 +10,9 @@ from ferkit.commands import literal
 def add(commands) -> None:
     train = commands.add_parser("train", help="train a named recipe and measure it; continues an interrupted run")
     train.add_argument("--model", default="compact", help="a name that ferkit models lists (default: compact)")
-    train.add_argument("--recipe", default="house", help="house, paper, cpu, study or quick (default: house)")
+    train.add_argument(
+        "--recipe", default="house", help="a kind that ferkit models lists, or study:NAME (default: house)"
+    )
     train.add_argument(
         "--set",
         action="append",

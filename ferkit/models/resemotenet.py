@@ -6,7 +6,8 @@ Parameters: 80,238,599 for 7 classes, 73 million of them in the last two residua
 Claimed: 79.79 % on FER2013, with test images in the training folder. Measured: README's table.
 Weights start as PyTorch starts them, as in the official code.
 At 64x64 the last map is 1x1, so class-activation maps are taken after squeeze and excitation, at 8x8; and most taps of
-the widest kernels meet nothing but padding, so they are left out of the computation (PaddedConv).
+the widest kernels meet nothing but padding, so they are left out of the computation (PaddedConv; with them it is 0.67
+GFLOPs instead of 0.59).
 """
 
 import torch.nn.functional as F
