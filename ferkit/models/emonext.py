@@ -3,7 +3,7 @@
 Paper: El Boudouri and Bohi 2023, MMSP, arXiv 2501.08199. Official code: github.com/yelboudouri/EmoNeXt.
 Input: (N, 3, H, W), grey repeated, in [0, 1] with no mean and std removed; 224x224, H and W at least 32.
 Parameters: tiny 30,564,331, small 52,198,891, base 91,765,259, large 204,582,475 and xlarge 362,312,331 for 7 classes.
-Claimed: 73.34 to 76.12 % on FER2013 from tiny to xlarge, ten crops, ImageNet-22k weights. Measured: README's table.
+Claimed: 73.34 to 76.12 % on FER2013 from tiny to xlarge, ten crops, ImageNet-22k weights. Not measured yet.
 The spatial transformer starts at the identity, layer scales at 1e-6, other weights normal with deviation 0.02.
 The attention's output is thrown away, as published: only the variance of its weights is added to the loss (`penalty`).
 It attends across the batch, but logits never see it. `attention.value` is therefore never trained.
