@@ -16,6 +16,7 @@ from ferkit.synthetic import embedded_faces
 from ferkit.weights import load_weights, save_weights
 
 MODELS = list_models()
+KINDS = [name for name in MODELS if not name.startswith("emonext_") or name == "emonext_tiny"]  # narrow, they are one
 # Parameters for 7 classes. The first four, and EmoNeXt's to two decimals of a million, are the published ones; that of
 # patt_lite is published with the statistics of batch norm, which test_patt_lite_as_keras_counts adds.
 PARAMETERS = {
@@ -43,7 +44,7 @@ def faces(n: int) -> torch.Tensor:
 def narrow(name: str) -> dict:
     """Options of a narrow network on small pictures: the same code, affordable on a CPU."""
     if name.startswith("timm:"):
-        return {"size": 70 if "patch14" in name else 64}
+        return {"size": 70 if "patch14" in name else 32 if "v2_m" in name else 64}  # that one is judged in float64 too
     more = {"patt_lite": {"patch": 1}, "emonext": {"width": 64, "depths": [1, 1, 2, 1]}}  # narrower SE layers die
     return {"width": 16, "size": 64} | next((v for k, v in more.items() if name.startswith(k)), {})
 
@@ -97,7 +98,7 @@ def test_shapes_at_the_published_size(name):
         assert model(spec(torch.empty(2, 1, spec.size, spec.size))).shape == (2, 8)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("n_classes, channels", [(7, None), (8, 1)])
 def test_logits_are_finite_and_head_follows_features(name, n_classes, channels):
     model = settle(small(name, n_classes, in_chans=channels))
@@ -109,7 +110,7 @@ def test_logits_are_finite_and_head_follows_features(name, n_classes, channels):
     assert out.shape == (4, n_classes) and out.isfinite().all()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_every_parameter_learns_after_a_step(name):
     """Two steps: a residual branch that starts at zero passes no gradient on the first."""
     model = small(name).train()
@@ -126,7 +127,7 @@ def test_every_parameter_learns_after_a_step(name):
     assert all(known and tensor.startswith(known) for tensor in dead), dead
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_only_the_published_patt_lite_depends_on_its_batch(name):
     model = settle(small(name))
     assert (batch_independence(model) > INDEPENDENT) == (name == "patt_lite_batch")
@@ -141,7 +142,7 @@ def test_batch_independence_wants_enough_images_and_finite_logits():
         batch_independence(model)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_named_layer_for_maps_is_a_map_of_the_input(name):
     model, seen = small(name).eval(), {}
     model.get_submodule(model.cam_layer).register_forward_hook(lambda _m, _i, out: seen.update(shape=out.shape))
@@ -149,7 +150,7 @@ def test_the_named_layer_for_maps_is_a_map_of_the_input(name):
     assert len(seen["shape"]) == (3 if "eva02" in name else 4)  # tokens (N, T, C), or a map (N, C, h, w)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_weights_survive_safetensors(name, tmp_path):
     model, images = settle(small(name, 8)), faces(2)
     save_weights(model, tmp_path / "w.safetensors", Recipe("r", name, narrow(name)), tuple("abcdefgh"))
@@ -158,7 +159,7 @@ def test_weights_survive_safetensors(name, tmp_path):
     torch.testing.assert_close(logits(loaded, images), logits(model, images), atol=1e-3, rtol=1e-3)  # memory format
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in KINDS if not name.startswith("timm:")])
 def test_compiles_without_a_graph_break(name):
     model = settle(small(name))
     x = prepare(faces(2), model.input_spec)
@@ -167,7 +168,7 @@ def test_compiles_without_a_graph_break(name):
         torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_outline_adds_up(name):
     model = small(name)
     parts = outline(model)
