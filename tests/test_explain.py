@@ -5,22 +5,13 @@ import torch
 from ferkit.ensemble import Combination
 from ferkit.explain import METHODS, cam_maps, judge_maps
 from ferkit.judge import Judge
-from ferkit.models import InputSpec, create_model, list_models
+from ferkit.models import InputSpec, create_model
 from ferkit.predict import logits
 from ferkit.synthetic import embedded_faces
+from tests.test_models import KINDS, small
 
 GRADIENTS = [name for name in METHODS if name not in ("score_cam", "eigen_cam")]
 TOKENS = ["timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224"]  # a class token; channels last
-
-
-def small(name: str) -> torch.nn.Module:
-    """A narrow network on small pictures, as test_models.py has them."""
-    torch.manual_seed(0)
-    if name.startswith("timm:"):
-        return create_model(name, size=70 if "patch14" in name else 64)
-    more = {"patt_lite": {"patch": 1}, "emonext": {"depths": [1, 1, 2, 1]}}
-    options = next((v for k, v in more.items() if name.startswith(k)), {})
-    return create_model(name, width=16, size=64, **options)
 
 
 def check(maps: torch.Tensor, n: int) -> None:
@@ -28,7 +19,7 @@ def check(maps: torch.Tensor, n: int) -> None:
     assert maps.isfinite().all() and maps.min() >= 0 and maps.max() <= 1
 
 
-@pytest.mark.parametrize("name", [*list_models(), *TOKENS])
+@pytest.mark.parametrize("name", [*KINDS, *TOKENS])
 def test_maps_lie_on_the_faces_own_grid(name):
     model, images = small(name), embedded_faces(20).images[:3]
     for method in [*GRADIENTS, "eigen_cam"]:
