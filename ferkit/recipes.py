@@ -70,7 +70,7 @@ HOUSE = {
     ),
 }
 CPU = {
-    "resemotenet": dict(options={"size": 48}, lr=0.04, batch_size=256, stages=((7, 32), (3, 48))),
+    "resemotenet": dict(options={"size": 48}, lr=0.04, batch_size=256, stages=((6, 48),), warmup=1.0),
     "vgg_fer": dict(lr=0.05, stages=((12, 40),)),
     "resnet18_fer": dict(options={"width": 32}, stages=((12, 40),)),
     "patt_lite": dict(
