@@ -1,4 +1,4 @@
-"""What papers and repositories claim on FER2013's PrivateTest, and what survives a reading of their code.
+"""What papers and repositories claim on PrivateTest of FER2013 and FER+, and what survives a reading of their code.
 
 Sources are named by row; the verdicts are ours. Measured numbers never stand here: they come from records.
 """
@@ -13,7 +13,7 @@ class Claim:
     name: str
     percent: float
     kind: str
-    outside: str  # data beyond FER2013
+    outside: str  # data beyond the training images
     verdict: str
     model: str = ""
     sound: bool = True
@@ -39,9 +39,26 @@ CLAIMS = (
     Claim("PAtt-Lite", 92.5, "single", "ImageNet", "attends over class-sorted test batches", "patt_lite", sound=False),
 )  # fmt: skip
 
+FERPLUS_CLAIMS = (
+    Claim("VGG13, vote distributions (Barsoum et al. 2016)", 85.0, "single", "none", "sound, by strict majorities"),
+    Claim("deep and handcrafted features, local SVM (Georgescu et al. 2019)", 87.8, "several networks",
+          "ImageNet, VGG-Face", "credible"),
+    Claim("SCN", 88.0, "single", "MS-Celeb-1M", "the best of its test epochs; users get 83 to 87", sound=False),
+    Claim("RAN", 89.2, "single", "MS-Celeb-1M", "the best of its test epochs", sound=False),
+    Claim("DMUE", 89.5, "single", "MS-Celeb-1M", "the best of its test epochs", sound=False),
+    Claim("EAC, 7 classes", 89.6, "single", "MS-Celeb-1M", "the best of its test epochs", sound=False),
+    Claim("DDAMFN", 90.7, "single", "MS-Celeb-1M", "its validation set is the test set", sound=False),
+    Claim("APViT", 90.9, "single", "MS-Celeb-1M", "its validation set is the test set", sound=False),
+    Claim("POSTER", 91.6, "single", "MS-Celeb-1M", "its validation set is the test set", sound=False),
+    Claim("ResEmoteNet", 91.6, "single", "an augmented copy", "its training folder holds test images", "resemotenet",
+          sound=False),
+    Claim("PAtt-Lite", 95.6, "single", "ImageNet", "attends over class-sorted test batches", "patt_lite", sound=False),
+)  # fmt: skip
+CLAIMS_ON = {"fer2013": CLAIMS, "ferplus": FERPLUS_CLAIMS}
+
 
 def claims_of(prefix: str = "") -> list[Claim]:
-    """The claims about models whose name begins so; all of them without a prefix."""
+    """The claims on FER2013 about models whose name begins so; all of them without a prefix."""
     return [claim for claim in CLAIMS if claim.model.startswith(prefix)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ferkit import recipes
 from ferkit.atomic import whole_file
 from ferkit.audit import load_audit, part_of_rows
-from ferkit.claims import CLAIMS
+from ferkit.claims import CLAIMS_ON
 from ferkit.comparison import hits
 from ferkit.independence import dependence
 from ferkit.metrics import mean_accuracy
@@ -149,9 +149,10 @@ def _row(entry: Entry, usage: str, report: dict | None) -> str:
         return f"{100 * entry.mean(split, headline):.1f}"
 
     about, accuracy = entry.record, entry.accuracy(usage)
-    claims = ", ".join(f"{claim.percent:.1f}" for claim in CLAIMS if claim.model == about["recipe"]["model"])
+    model = about["recipe"]["model"]
+    claims = ", ".join(f"{claim.percent:.1f}" for claim in CLAIMS_ON.get(entry.data, ()) if claim.model == model)
     cells = [entry.data + usage.removeprefix("PrivateTest"), f"`{entry.name}`", entry.kind]
-    cells += ["yes" if about.get("start") else "no", claims if claims and entry.data == "fer2013" else "–"]
+    cells += ["yes" if about.get("start") else "no", claims or "–"]
     cells += [entry.spread(usage), f"{100 * accuracy['low']:.1f}–{100 * accuracy['high']:.1f}"]
     cells += [f"{about['metrics'][usage]['n']:,}", _clean(entry.folders, usage, report) if report else "not audited"]
     cells += [mean(headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ferkit.claims import Claim
 from ferkit.models.outline import Part
-from ferkit.plots import hue, new_figure, picture
+from ferkit.plots import folded, hue, new_figure, picture
 
 
 def architecture(parts: list[Part], title: str) -> Figure:
@@ -51,15 +51,15 @@ def costs(values: dict[str, tuple[int, float]], title: str) -> Figure:
 
 def claimed_and_measured(claims: list[Claim], measured: list[tuple[str, dict, int]], title: str) -> Figure:
     """Claims as hollow points (crosses where unsound), measured (name, {value, low, high}, n) with intervals."""
-    figure, axes = new_figure(size=(8, 0.5 * (len(claims) + len(measured)) + 1.2))
+    figure, axes = new_figure(size=(9, 0.55 * (len(claims) + len(measured)) + 1.2))
     axes, names = axes[0, 0], []
     for claim in claims:
         axes.plot(claim.percent, -len(names), "o" if claim.sound else "x", color="0.4", fillstyle="none", markersize=8)
-        names.append(f"claimed: {claim.name}" + ("" if claim.sound else " (unsound)"))
+        names.append(folded(f"claimed: {claim.name}" + ("" if claim.sound else " (unsound)")))
     for name, headline, n in measured:
         value, low, high = (100 * headline[key] for key in ("value", "low", "high"))
         axes.errorbar(value, -len(names), xerr=[[value - low], [high - value]], fmt="o", color=hue(0), capsize=4)
-        names.append(f"measured: {name}, n {n:,}")
+        names.append(folded(f"measured: {name}, n {n:,}"))
     axes.set_yticks([-i for i in range(len(names))], names)
     axes.set(xlabel="accuracy, % (measured: 95 % bootstrap interval)", title=title, ylim=(-len(names) + 0.4, 0.6))
     axes.grid(axis="x", color="0.9")

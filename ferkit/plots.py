@@ -1,5 +1,6 @@
 """One function a figure: it returns the figure, names its axes, units, n and split, and styles nothing globally."""
 
+import textwrap
 from io import BytesIO
 from itertools import pairwise
 
@@ -48,6 +49,11 @@ def new_figure(
 def hue(i: int) -> str:
     """The i-th colour of PALETTE, which starts again at its end."""
     return PALETTE[i % len(PALETTE)]
+
+
+def folded(name: str) -> str:
+    """A run's name for a figure, a long one on several lines, each of which begins with a "+"."""
+    return textwrap.fill(name.replace("+", " +"), 56, break_long_words=False).replace(" +", "+")
 
 
 def picture(axes: Axes, image, title: str = "", **text) -> None:
@@ -273,7 +279,7 @@ def intervals(rows: list[tuple[str, dict, int]], title: str, quantity: str = "ac
         value, low, high = (headline[key] * 100 for key in ("value", "low", "high"))
         axes.errorbar(value, -i, xerr=[[value - low], [high - value]], fmt="o", color=colours[of[i]], capsize=4)
         axes.annotate(f"{value:.1f}", (value, -i), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
-    axes.set_yticks([-i for i in range(len(rows))], [f"{name}\nn {n:,}" for name, _, n in rows])
+    axes.set_yticks([-i for i in range(len(rows))], [f"{folded(name)}\nn {n:,}" for name, _, n in rows])
     axes.set(xlabel=f"{quantity}, % (95 % bootstrap interval)", title=title, ylim=(-len(rows) + 0.4, 0.7))
     return figure
 
@@ -287,7 +293,7 @@ def recalls(rows: dict[str, np.ndarray], classes: tuple[str, ...], title: str) -
     for (i, j), share in np.ndenumerate(shares):
         axes.text(j, i, f"{share:.0%}", ha="center", va="center", color="white" if share > 0.6 else "black", fontsize=9)
     axes.set_xticks(range(len(classes)), classes)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [folded(name) for name in names])
     axes.set_title(title)
     return figure
 
@@ -300,11 +306,12 @@ def accuracy_and_cost(rows: list[tuple[str, dict, float, float]], title: str) ->
         for i, (name, accuracy, *costs) in enumerate(rows):
             value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
             yerr = [[value - low], [high - value]]
-            axis.errorbar(costs[column], value, yerr=yerr, fmt="o", color=hue(i), capsize=4, label=name)
+            marker = "os^D"[i // len(PALETTE) % 4]  # another shape when the colours start again
+            axis.errorbar(costs[column], value, yerr=yerr, fmt=marker, color=hue(i), capsize=4, label=folded(name))
         axis.set(xlabel=label, xscale="log")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(lambda value, _: "")
     axes[0, 0].set_ylabel("accuracy, % (95 % interval)")
-    axes[0, 1].legend(fontsize=8, frameon=False)
+    axes[0, 1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.suptitle(title)
     return figure
