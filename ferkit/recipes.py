@@ -70,7 +70,7 @@ HOUSE = {
     ),
 }
 CPU = {
-    "resemotenet": dict(options={"size": 48}, lr=0.04, batch_size=256, stages=((6, 48),), warmup=1.0),
+    "resemotenet": dict(options={"size": 32}, lr=0.04, batch_size=256, stages=((8, 32),), warmup=1.0),
     "vgg_fer": dict(lr=0.05, stages=((12, 40),)),
     "resnet18_fer": dict(options={"width": 32}, stages=((12, 40),)),
     "patt_lite": dict(
