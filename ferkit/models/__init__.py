@@ -51,12 +51,21 @@ class InputSpec:
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def register(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Decorator: add a builder `(num_classes, **options) -> module with an `input_spec`` under its own name."""
-    if builder.__name__ in _BUILDERS:
-        raise ValueError(f"model {builder.__name__!r} is registered twice")
-    _BUILDERS[builder.__name__] = builder
-    return builder
+class Network(nn.Module):
+    """A network of ours: it has `forward_features` and `forward_head`, and computes the one, then the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def register(name: str) -> Callable:
+    """Decorator: add a class or builder `(num_classes, **options) -> module with an `input_spec`` under a name.
+
+    Raises ValueError for a name that is taken.
+    """
+    if name in _BUILDERS:
+        raise ValueError(f"model {name!r} is registered twice")
+    return lambda builder: _BUILDERS.setdefault(name, builder)
 
 
 def list_models() -> list[str]:

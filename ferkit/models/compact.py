@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ferkit.models import InputSpec, register
+from ferkit.models import InputSpec, Network, register
 
 
 def conv_bn(n_in: int, n_out: int, kernel: int = 3) -> nn.Sequential:
@@ -35,7 +35,8 @@ class Block(nn.Module):
         return F.relu(self.shortcut(x) + self.second(F.relu(self.first(x))))
 
 
-class Compact(nn.Module):
+@register("compact")
+class Compact(Network):
     cam_layer = "stages"  # the last map: 6x6 for a 48x48 face
 
     def __init__(
@@ -72,11 +73,3 @@ class Compact(nn.Module):
             x = F.layer_norm(x, x.shape[1:])
             x = (self.attention * x @ x.T / x.shape[1] ** 0.5).softmax(-1) @ x  # (N, N) @ (N, 4 width)
         return self.head(self.drop(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-@register
-def compact(num_classes: int = 7, **options) -> Compact:
-    return Compact(num_classes, **options)

@@ -11,13 +11,14 @@ Where we differ: at sizes other than 224 the transformer's map is pooled to the 
 """
 
 from collections import OrderedDict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_, zeros_
 
-from ferkit.models import InputSpec, register
+from ferkit.models import InputSpec, Network, register
 from ferkit.models.pretrained import Trunk
 from ferkit.models.resemotenet import SqueezeExcitation
 
@@ -90,11 +91,11 @@ class Attention(nn.Module):
         return (self.query(x) @ self.key(x).T * x.shape[1] ** -0.25).softmax(-1)
 
 
-class EmoNext(nn.Module):
+class EmoNext(Network):
     cam_layer = "stage4"  # 7x7 for a 224x224 face
 
     def __init__(
-        self, library: str, num_classes: int = 7, in_chans: int = 3, width: int = 96, depths: tuple = (3, 3, 9, 3),
+        self, library: str, num_classes: int = 7, in_chans: int = 3, width: int = 96, depths: tuple = (3, 3, 27, 3),
         drop_path: float = 0.1,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -140,34 +141,9 @@ class EmoNext(nn.Module):
         """Features (N, 8 width, h, w) -> the variance of the attention's weights, which training adds to its loss."""
         return self.attention(self.norm(x.mean((2, 3)))).var(correction=0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
-
-def _emonext(size: str, num_classes: int, options: dict, width: int = 96, depths: tuple = (3, 3, 27, 3)) -> EmoNext:
-    return EmoNext(f"convnext_{size}.fb_in22k", num_classes, **({"width": width, "depths": depths} | options))
-
-
-@register
-def emonext_tiny(num_classes: int = 7, **options) -> EmoNext:
-    return _emonext("tiny", num_classes, options, depths=(3, 3, 9, 3))
-
-
-@register
-def emonext_small(num_classes: int = 7, **options) -> EmoNext:
-    return _emonext("small", num_classes, options)
-
-
-@register
-def emonext_base(num_classes: int = 7, **options) -> EmoNext:
-    return _emonext("base", num_classes, options, width=128)
-
-
-@register
-def emonext_large(num_classes: int = 7, **options) -> EmoNext:
-    return _emonext("large", num_classes, options, width=192)
-
-
-@register
-def emonext_xlarge(num_classes: int = 7, **options) -> EmoNext:
-    return _emonext("xlarge", num_classes, options, width=256)
+for _size, _options in {
+    "tiny": {"depths": (3, 3, 9, 3)}, "small": {}, "base": {"width": 128}, "large": {"width": 192},
+    "xlarge": {"width": 256},
+}.items():  # fmt: skip
+    register(f"emonext_{_size}")(partial(EmoNext, f"convnext_{_size}.fb_in22k", **_options))

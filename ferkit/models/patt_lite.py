@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.init import kaiming_normal_, ones_, xavier_uniform_, zeros_
 from torch.nn.parameter import Parameter
 
-from ferkit.models import InputSpec, register
+from ferkit.models import InputSpec, Network, register
 from ferkit.models.pretrained import Trunk
 
 # (output channels in units of the first layer's, stride) of MobileNetV1's blocks 1 to 8 (Howard et al. 2017)
@@ -65,7 +65,8 @@ class Separable(nn.Module):
         return missing // 2, missing - missing // 2
 
 
-class PattLite(nn.Module):
+@register("patt_lite")
+class PattLite(Network):
     cam_layer = "trunk"  # 14x14 for a 224x224 face
     pretrained_trunk = Trunk(
         library="mobilenetv1_100.ra4_e3600_r224_in1k",
@@ -121,10 +122,8 @@ class PattLite(nn.Module):
         tokens = self.embed(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])  # -> (N T, D) -> (N, T, D)
         return self.head(self.attend(tokens).mean(1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
-
+@register("patt_lite_batch")
 class PattLiteBatch(PattLite):
     """As published, wrong: the batch is taken for the tokens."""
 
@@ -132,13 +131,3 @@ class PattLiteBatch(PattLite):
         """Patches (N, 8 width, h, w) -> logits (N, num_classes) that depend on the whole batch."""
         vectors = self.embed(x.mean((2, 3)))  # (N, C, h, w) -> (N, D)
         return self.head(self.attend(vectors[None])[0])  # (1, N, D): one "image" of N tokens
-
-
-@register
-def patt_lite(num_classes: int = 7, **options) -> PattLite:
-    return PattLite(num_classes, **options)
-
-
-@register
-def patt_lite_batch(num_classes: int = 7, **options) -> PattLiteBatch:
-    return PattLiteBatch(num_classes, **options)

@@ -13,7 +13,7 @@ GFLOPs instead of 0.59).
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ferkit.models import IMAGENET, InputSpec, register
+from ferkit.models import IMAGENET, InputSpec, Network, register
 
 
 def conv_stage(n_in: int, n_out: int, drop: float) -> nn.Sequential:
@@ -62,7 +62,8 @@ class ResidualBlock(nn.Module):
         return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
 
 
-class ResEmoteNet(nn.Module):
+@register("resemotenet")
+class ResEmoteNet(Network):
     cam_layer = "se"
 
     def __init__(self, num_classes: int = 7, in_chans: int = 3, width: int = 64) -> None:
@@ -88,11 +89,3 @@ class ResEmoteNet(nn.Module):
     def forward_head(self, x: Tensor) -> Tensor:
         """(N, 32 width, h, w) -> logits (N, num_classes)."""
         return self.head(x.mean((2, 3)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-@register
-def resemotenet(num_classes: int = 7, **options) -> ResEmoteNet:
-    return ResEmoteNet(num_classes, **options)

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ferkit.models import InputSpec, register
+from ferkit.models import InputSpec, Network, register
 from ferkit.models.pretrained import Trunk
 from ferkit.models.resnet import BasicBlock, kaiming, stage, stem
 
@@ -61,7 +61,8 @@ class Refined(nn.Module):
         return x * (1 + self.mask(x))
 
 
-class ResidualMasking(nn.Module):
+@register("residual_masking")
+class ResidualMasking(Network):
     cam_layer = "stage4"  # 7x7 for a 224x224 face
     pretrained_trunk = Trunk(
         library="resnet34.tv_in1k",
@@ -90,11 +91,3 @@ class ResidualMasking(nn.Module):
     def forward_head(self, x: Tensor) -> Tensor:
         """(N, 8 width, h, w) -> logits (N, num_classes)."""
         return self.head(self.drop(x.mean((2, 3))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-@register
-def residual_masking(num_classes: int = 7, **options) -> ResidualMasking:
-    return ResidualMasking(num_classes, **options)

@@ -13,7 +13,7 @@ Convolutions start Kaiming-normal in fan-out mode, as in torchvision; the last b
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ferkit.models import IMAGENET, InputSpec, register
+from ferkit.models import IMAGENET, InputSpec, Network, register
 from ferkit.models.pretrained import Trunk
 
 
@@ -65,7 +65,7 @@ RESNET34_TRUNK = Trunk(
 )
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     cam_layer = "layer4"
 
     def __init__(self, num_classes: int, spec: InputSpec, depths: tuple, width: int = 64, small: bool = False) -> None:
@@ -87,16 +87,13 @@ class ResNet(nn.Module):
         """(N, 8 width, h, w) -> logits (N, num_classes)."""
         return self.head(x.mean((2, 3)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
-
-@register
+@register("resnet18_fer")
 def resnet18_fer(num_classes: int = 7, in_chans: int = 1, width: int = 64) -> ResNet:
     return ResNet(num_classes, InputSpec(40).with_channels(in_chans), (2, 2, 2, 2), width, small=True)
 
 
-@register
+@register("resnet34")
 def resnet34(num_classes: int = 7, in_chans: int = 3, width: int = 64) -> ResNet:
     spec = InputSpec(224, 3, **IMAGENET, smallest=32).with_channels(in_chans)
     model = ResNet(num_classes, spec, (3, 4, 6, 3), width)

@@ -13,14 +13,15 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ferkit.models import InputSpec, register
+from ferkit.models import InputSpec, Network, register
 
 
 def conv_bn_relu(n_in: int, n_out: int) -> list[nn.Module]:
     return [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU()]
 
 
-class Vgg(nn.Module):
+@register("vgg_fer")
+class Vgg(Network):
     cam_layer = "stage4.5"  # before its pooling: 5x5 for a 40x40 face
 
     def __init__(self, num_classes: int = 7, in_chans: int = 1, width: int = 64, drop: float = 0.1) -> None:
@@ -44,11 +45,3 @@ class Vgg(nn.Module):
     def forward_head(self, x: Tensor) -> Tensor:
         """(N, 8 width, h, w) -> logits (N, num_classes)."""
         return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))  # (N, C, 2, 2) -> (N, 4 C)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-@register
-def vgg_fer(num_classes: int = 7, **options) -> Vgg:
-    return Vgg(num_classes, **options)
