@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ferkit.claims import Claim
 from ferkit.models.outline import Part
-from ferkit.plots import folded, hue, new_figure, picture
+from ferkit.plots import folded, hue, new_figure
 
 
 def architecture(parts: list[Part], title: str) -> Figure:
@@ -63,24 +63,6 @@ def claimed_and_measured(claims: list[Claim], measured: list[tuple[str, dict, in
     axes.set_yticks([-i for i in range(len(names))], names)
     axes.set(xlabel="accuracy, % (measured: 95 % bootstrap interval)", title=title, ylim=(-len(names) + 0.4, 0.6))
     axes.grid(axis="x", color="0.9")
-    return figure
-
-
-def picture_rows(rows: list[tuple[str, list]], titles: list[str], title: str, over: list | None = None) -> Figure:
-    """Rows (name, pictures of 0..255) under column titles; `over` lays a row of maps in [0, 1] over the pictures.
-
-    A picture is (H, W); `over` has the shape of the rows' pictures, None where nothing is laid over.
-    """
-    figure, axes = new_figure(
-        len(rows), len(titles), (1.05 * len(titles) + 1, 1.05 * len(rows) + 0.7), layout="compressed"
-    )
-    for i, (name, pictures) in enumerate(rows):
-        for j, image in enumerate(pictures):
-            picture(axes[i, j], image, titles[j] if i == 0 else "")
-            if over and over[i] is not None:
-                axes[i, j].imshow(over[i][j], cmap="inferno", alpha=0.45, vmin=0, vmax=1)
-        axes[i, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    figure.suptitle(title, fontsize=10)
     return figure
 
 
