@@ -72,10 +72,8 @@ def frames(source: Source, every: int = 1) -> Iterator[Frame]:
 
     Raises DataError, naming the file, where it cannot be decoded or opened.
     """
-    if source.is_camera:
-        yield from _camera(source, every)
-    elif source.is_video:
-        yield from _video(source, every)
+    if source.is_camera or source.is_video:
+        yield from _moving(source, every)
     else:
         yield Frame(source, read_picture(source.path))
 
@@ -104,44 +102,27 @@ def read_picture(path: str | Path) -> np.ndarray:
         raise DataError(f"{path}: not a picture that can be decoded ({error})") from error
 
 
-def _video(source: Source, every: int) -> Iterator[Frame]:
-    import cv2
-
-    capture = cv2.VideoCapture(source.path)
-    try:
-        number = 0
-        while capture.grab():
-            if number % every == 0:
-                ok, pixels = capture.retrieve()
-                if not ok:
-                    break
-                yield Frame(source, pixels[..., ::-1].copy(), number, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-            number += 1
-    finally:
-        capture.release()
-    if not number:
-        raise DataError(f"{source.path}: not a video that can be decoded")
-
-
-def _camera(source: Source, every: int) -> Iterator[Frame]:
+def _moving(source: Source, every: int) -> Iterator[Frame]:
     import cv2
 
     which = source.path.partition(":")[2] or "0"
-    if not which.isdigit():
+    if source.is_camera and not which.isdigit():
         raise DataError(f"{source.path}: a camera is camera, or camera: and its number")
-    capture, begin, number = cv2.VideoCapture(int(which)), time.monotonic(), 0
+    capture, begin, number = cv2.VideoCapture(int(which) if source.is_camera else source.path), time.monotonic(), 0
     try:
         while capture.grab():
             if number % every == 0:
                 ok, pixels = capture.retrieve()
                 if not ok:
                     break
-                yield Frame(source, pixels[..., ::-1].copy(), number, time.monotonic() - begin)
+                now = time.monotonic() - begin if source.is_camera else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                yield Frame(source, pixels[..., ::-1].copy(), number, now)
             number += 1
     finally:
         capture.release()
     if not number:
-        raise DataError(f"{source.path}: no camera of that number gives pictures")
+        told = "no camera of that number gives pictures" if source.is_camera else "not a video that can be decoded"
+        raise DataError(f"{source.path}: {told}")
 
 
 def why_no_window() -> str:
