@@ -32,13 +32,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder; DataError when another process does, which works there. The lock goes with its process."""
+def alone(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a folder, whose lock goes with its process. Raises DataError when another works there, or waits for it."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         if fcntl:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 raise DataError(f"{folder}: another process is at work here; wait for it or stop it") from None
         yield

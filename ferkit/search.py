@@ -10,8 +10,8 @@ Sources: Bergstra et al. 2011 (TPE), Akiba et al. 2019 (arXiv 1907.10902), Golov
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -99,12 +99,12 @@ def search(
         sampler=optuna.samplers.TPESampler(multivariate=True, n_startup_trials=8, seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
     )  # fmt: skip
-    with _in_turn(folder / "ask"):
+    with alone(folder / "ask", wait=True):
         _claim(study, base, faces)
     train = _trainer(base, faces, folder, device)
     while len(study.get_trials(deepcopy=False, states=FINISHED)) < n_trials:
         with ExitStack() as held:
-            with _in_turn(folder / "ask"):  # so that a running trial without a holder is one whose process is gone
+            with alone(folder / "ask", wait=True):  # so that a running trial that nobody holds has lost its process
                 _revive(study, folder)
                 trial = study.ask()
                 held.enter_context(alone(folder / f"held{trial.number}"))
@@ -168,19 +168,6 @@ def _revive(study: optuna.Study, folder: Path) -> None:
         with suppress(DataError), alone(folder / f"held{trial.number}"):
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params, user_attrs={"goes_on": trial.user_attrs.get("goes_on", trial.number)})
-
-
-@contextmanager
-def _in_turn(folder: Path) -> Iterator[None]:
-    """Hold the folder as soon as nobody else does."""
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(alone(folder))
-                break
-            except DataError:
-                time.sleep(0.05)
-        yield
 
 
 def write_study(study: optuna.Study, base: Recipe, faces: Faces, folder: Path, device: str) -> dict:
