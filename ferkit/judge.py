@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,13 +24,6 @@ class Judge:
     classes: tuple[str, ...]
     combination: Combination | None = None
     views: bool = False
-
-    @property
-    def weights(self) -> np.ndarray:
-        """The share of each model (M,)."""
-        if self.combination is None:
-            return np.ones(1)
-        return self.combination.weights.reshape(1 + self.views, -1).sum(0)
 
     def hastened(self, precision: str = "auto") -> "Judge":
         """The same judge with each of its models as precision.hasten gives it."""
