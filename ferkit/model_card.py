@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import binomtest
 
-from ferkit.records import outside
+from ferkit.records import interval, outside
 
 ABOUT = """\
 Read by `ferkit predict` when no other model is named. It takes a grey picture of one face, cropped as FER2013 crops
@@ -80,13 +80,9 @@ def _accuracy_table(metrics: dict[str, dict]) -> list[str]:
     lines = ["| pictures | n | accuracy | balanced accuracy | macro F1 | ECE |", "|---|---|---|---|---|---|"]
     for key, name in names.items():
         if found := metrics.get(key):
-            cells = (_percent(found[headline]) for headline in ("accuracy", "balanced_accuracy", "macro_f1", "ece"))
+            cells = (interval(found[headline]) for headline in ("accuracy", "balanced_accuracy", "macro_f1", "ece"))
             lines.append(f"| {name} | {found['n']:,} | {' | '.join(cells)} |")
     return lines
-
-
-def _percent(value: dict[str, float]) -> str:
-    return f"{100 * value['value']:.1f} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"
 
 
 def _class_table(record: dict) -> list[str]:
@@ -96,10 +92,10 @@ def _class_table(record: dict) -> list[str]:
     for i, (name, scores) in enumerate(found["per_class"].items()):
         row = np.array(found["confusion"][i])
         n, right = int(row.sum()), int(row[i])
-        interval = binomtest(right, n).proportion_ci(method="wilson")
+        wilson = binomtest(right, n).proportion_ci(method="wilson")
         others = [j for j in np.argsort(-row, kind="stable") if j != i and row[j] / n >= 0.05]
         instead = ", ".join(f"{names[j]} {row[j] / n:.0%}" for j in others)
-        lines.append(f"| {name} | {n:,} | {100 * right / n:.1f} ({100 * interval.low:.1f}–{100 * interval.high:.1f}) "
+        lines.append(f"| {name} | {n:,} | {100 * right / n:.1f} ({100 * wilson.low:.1f}–{100 * wilson.high:.1f}) "
                      f"| {100 * scores['precision']:.1f} | {100 * scores['f1']:.1f} | {instead or '–'} |")  # fmt: skip
     return lines
 
@@ -114,7 +110,7 @@ def _failures(record: dict, parts: dict[str, dict], detecting: list[str]) -> lis
         f"- {rare} has {found['per_class'][rare]['n']} pictures in PrivateTest: its numbers are wide guesses.",
     ]
     ece = found["ece"]
-    lines.append(f"- Its confidence is off by {_percent(ece)} points on average (ECE): shares are no probabilities.")
+    lines.append(f"- Its confidence is off by {interval(ece)} points on average (ECE): shares are no probabilities.")
     if clean := parts.get("PrivateTest clean"):
         lost = 100 * (found["accuracy"]["value"] - clean["accuracy"]["value"])
         lines.append(f"- Part of PrivateTest has copies in Training; without them accuracy is {lost:.1f} points lower.")
