@@ -15,7 +15,7 @@ from ferkit import DataError
 from ferkit.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from ferkit.faces import Faces
 from ferkit.labels import UNLABELLED
-from ferkit.metrics import percentiles, resamples
+from ferkit.metrics import mean_accuracy
 from ferkit.predict import logits, pick_device
 from ferkit.protocols import arrange
 from ferkit.recipe import Recipe
@@ -95,9 +95,7 @@ def corruption_accuracy(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict
     corruptions: it speaks of the images, not of training's seeds nor of the choice of corruptions.
     """
     hits = arrays["predicted"] == arrays["labels"]
-    rate = hits.mean((0, 1))  # of each image
-    low, high = percentiles(np.concatenate([rate[rows].mean(1) for rows in resamples(arrays["labels"])]))
-    return hits.mean(2), {"value": round(float(hits.mean()), 6), "low": low, "high": high}
+    return hits.mean(2), mean_accuracy(hits.reshape(-1, hits.shape[2]), arrays["labels"])
 
 
 def robustness_table(arrays: dict[str, np.ndarray]) -> str:

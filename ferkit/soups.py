@@ -13,8 +13,9 @@ from torch.optim.swa_utils import update_bn
 
 from ferkit import DataError
 from ferkit.faces import Faces
-from ferkit.predict import logits, pick_device, prepare
+from ferkit.predict import pick_device, prepare
 from ferkit.protocols import arrange
+from ferkit.train import judge
 from ferkit.weights import load_weights, save_weights
 
 SOUPS = ("uniform", "greedy")
@@ -57,16 +58,13 @@ def soup(files: list[Path], faces: Faces, method: str, path: Path, device: str =
     def mixed(chosen: list[Path]) -> nn.Module:
         return average([load_weights(file)[0].to(where) for file in chosen], images)
 
-    def accuracy(model: nn.Module) -> float:
-        return (logits(model, public.images).argmax(1) == public.labels).float().mean().item()
-
     chosen = list(files)
     if method == "greedy":
-        alone = {file: accuracy(load_weights(file)[0].to(where)) for file in files}
+        alone = {file: judge(load_weights(file)[0].to(where), public) for file in files}
         first, *others = sorted(files, key=lambda file: -alone[file])
         chosen, best = [first], alone[first]
         for file in others:
-            if (value := accuracy(mixed([*chosen, file]))) >= best:
+            if (value := judge(mixed([*chosen, file]), public)) >= best:
                 chosen, best = [*chosen, file], value
     model = mixed(chosen) if len(chosen) > 1 else load_weights(chosen[0])[0]
     save_weights(model, path, replace(recipe, name=path.parent.name), classes)
