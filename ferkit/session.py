@@ -12,13 +12,13 @@ import threading
 import time
 import zipfile
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ferkit import DataError, packing, sources
 from ferkit.atomic import project_root, whole_file
 from ferkit.jobs import OUT_OF_TIME, gpus
 from ferkit.kaggle import DONE, NAMES_FAILED
+from ferkit.machine import library_version
 from ferkit.records import read_log
 from ferkit.site import check_libraries
 
@@ -49,7 +49,7 @@ class Session:
         where = str(where or "embedded")
         self.attempt("restore", lambda: restore(self.inputs, root))
         self.attempt("libraries", lambda: install(self.inputs, root / "libraries"))
-        if missing := [name for name in requirements(root) if not is_installed(name)]:
+        if missing := [name for name in requirements(root) if not library_version(name)]:
             wheels = f"pip wheel --no-deps -w FOLDER {' '.join(missing)}"
             print(f"not installed: {', '.join(missing)}; what needs them fails; attach wheels of them ({wheels})")
         notebooks, report = str(self.working / "notebooks"), str(self.working / "report")
@@ -201,7 +201,7 @@ def install(inputs: Path, into: Path) -> None:
     """Put the wheels among the inputs whose libraries are missing into a folder, without the network."""
     wheels = sorted(inputs.rglob("*.whl"))
     names = {wheel.name.split("-")[0]: wheel.parent for wheel in wheels}
-    missing = {name: folder for name, folder in names.items() if not is_installed(name)}
+    missing = {name: folder for name, folder in names.items() if not library_version(name)}
     if missing:
         links = [part for folder in sorted(set(missing.values())) for part in ("--find-links", str(folder))]
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(into)]
@@ -213,10 +213,3 @@ def install(inputs: Path, into: Path) -> None:
 def requirements(root: Path) -> list[str]:
     """The names in requirements.txt."""
     return re.findall(r"^([\w-]+)>=", (root / "requirements.txt").read_text(), re.MULTILINE)
-
-
-def is_installed(name: str) -> bool:
-    try:
-        return bool(version(name))
-    except PackageNotFoundError:
-        return False
