@@ -18,11 +18,10 @@ from ferkit.loop import Loop
 from ferkit.precision import choose, fast_kernels
 from ferkit.predict import logits, pick_device
 from ferkit.recipe import Recipe
-from ferkit.train import start
+from ferkit.train import silent, start
 
 BATCHES = 4  # of a timed epoch
 SIDES = (1024, 2048, 4096, 8192)  # of the square matrices
-FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,11 @@ def _bench(recipe: Recipe, device: str, seconds: float, compiled: bool) -> Speed
         if recipe.precision == "auto":
             state.use(choose(state.model, faces, recipe, where)[0])
         with FlopCounterMode(display=False) as counter:  # it also warms up
-            Loop(recipe, faces, state, where).epoch(_ignore)
+            Loop(recipe, faces, state, where).epoch(silent)
         loop = Loop(recipe, faces, state, where, compiled=compiled)
         if compiled:
-            loop.epoch(_ignore)
-        epoch = _time(lambda: loop.epoch(_ignore), seconds)
+            loop.epoch(silent)
+        epoch = _time(lambda: loop.epoch(silent), seconds)
         judged = faces.images[: min(len(faces), 512)].to(where)
         judging = _time(lambda: logits(state.ema, judged), seconds)
     memory = torch.cuda.max_memory_allocated() if where.type == "cuda" else _peak_memory()
@@ -79,10 +78,6 @@ def _bench(recipe: Recipe, device: str, seconds: float, compiled: bool) -> Speed
         len(judged) / judging, memory / 1e6, counter.get_total_flops() / epoch,
         matmul_peak(state.precision, where, seconds),
     )  # fmt: skip
-
-
-def _ignore(_share: float) -> None:
-    pass
 
 
 def made_up_faces(n: int, side: int = 48) -> Faces:
@@ -107,7 +102,7 @@ def matmul_peak(precision: str, device: torch.device, seconds: float = 3.0) -> f
     """FLOP/s of the fastest square matrix product of SIDES in that precision, over about so many seconds."""
     best = 0.0
     for side in SIDES[:3] if device.type == "cpu" else SIDES:
-        a, b = (torch.randn(side, side, device=device).to(FORMATS[precision]) for _ in range(2))
+        a, b = (torch.randn(side, side, device=device).to(getattr(torch, precision)) for _ in range(2))
         repeats = max(1, 2**36 // side**3) if device.type != "cpu" else 1  # enough to hide the wait for the result
 
         def multiply(a: Tensor = a, b: Tensor = b, repeats: int = repeats) -> None:
