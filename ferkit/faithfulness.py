@@ -83,14 +83,7 @@ def area(curves: np.ndarray) -> np.ndarray:
     return (curves[:, 1:] + curves[:, :-1]).mean(1) / 2
 
 
-def road(
-    model: nn.Module,
-    images: Tensor,
-    maps: Tensor,
-    classes: Tensor,
-    percentiles: tuple = ROAD_PERCENTILES,
-    seed: int = 0,
-) -> np.ndarray:
+def road(model: nn.Module, images: Tensor, maps: Tensor, classes: Tensor) -> np.ndarray:
     """ROAD, combined (Rong et al. 2022, arXiv 2202.00449), by the grad-cam package: (N,), higher is better.
 
     Half the probability of the class that is left when the least relevant pixels are replaced, less what is left when
@@ -108,8 +101,8 @@ def road(
     targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in classes]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the package hands tensors to NumPy's functions
-        torch.manual_seed(seed)  # the interpolation adds a little noise
-        return np.asarray(ROADCombined(list(percentiles))(x, order.numpy(), targets, model.eval()))
+        torch.manual_seed(0)  # the interpolation adds a little noise
+        return np.asarray(ROADCombined(list(ROAD_PERCENTILES))(x, order.numpy(), targets, model.eval()))
 
 
 def rank_correlation(maps: Tensor, others: Tensor) -> np.ndarray:
