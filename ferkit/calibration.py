@@ -11,13 +11,11 @@ def brier(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ((p - np.eye(p.shape[1])[labels]) ** 2).sum(1)
 
 
-def adaptive_ece(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The calibration error over 15 bins with as many faces each (Nguyen and O'Connor 2015), in [0, 1]."""
-    return float(_adaptive(*_sure(logits, labels))[0])
-
-
 def _adaptive(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Of confidences and hits (N,), or of B resamples of them (B, N): the error (B,)."""
+    """The calibration error over 15 bins with as many faces each (Nguyen and O'Connor 2015), in [0, 1].
+
+    Of confidences and hits (N,), or of B resamples of them (B, N): (B,).
+    """
     confidence, right = np.atleast_2d(confidence), np.atleast_2d(right)
     order = confidence.argsort(1, kind="stable")
     gap = np.take_along_axis(right - confidence, order, 1)

@@ -14,6 +14,10 @@ def case():
     return 2 * rng.normal(size=(900, 4)) + 1.5 * np.eye(4)[labels], labels
 
 
+def adaptive_ece(logits, labels):
+    return calibration.calibration(logits, labels, n_resamples=2)["adaptive_ece"]["value"]
+
+
 def test_brier_is_scikit_learns(case):
     logits, labels = case
     p = metrics.softmax(logits)
@@ -27,15 +31,15 @@ def test_adaptive_ece_by_a_loop(case):
     order = p.max(1).argsort()
     bins = np.array_split(order, 15)
     gaps = [abs((p[b].argmax(1) == labels[b]).mean() - p[b].max(1).mean()) * len(b) for b in bins]
-    assert calibration.adaptive_ece(logits, labels) == pytest.approx(sum(gaps) / len(labels))
+    assert adaptive_ece(logits, labels) == pytest.approx(sum(gaps) / len(labels))
 
 
 def test_honest_probabilities_are_calibrated():
     rng = np.random.default_rng(1)
     p = rng.dirichlet(np.ones(4), 20000)
     labels = (p.cumsum(1) > rng.random((20000, 1))).argmax(1)
-    assert calibration.adaptive_ece(np.log(p), labels) < 0.015
-    assert calibration.adaptive_ece(3 * np.log(p), labels) > 0.1  # too sure
+    assert adaptive_ece(np.log(p), labels) < 0.015
+    assert adaptive_ece(3 * np.log(p), labels) > 0.1  # too sure
 
 
 def test_intervals_hold_their_values(case):
