@@ -31,12 +31,11 @@ class MethodRow:
 
 
 def compare_methods(
-    members: Members, expected: dict[str, float] | None = None, *, tempered: bool = False, seed: int = 0,
-    usage: str = "PrivateTest",
-) -> list[MethodRow]:  # fmt: skip
+    members: Members, expected: dict[str, float] | None = None, *, tempered: bool = False, seed: int = 0
+) -> list[MethodRow]:
     """A row a method of ensemble.METHODS, in their order; `expected` by method, of ensemble_run.expectations."""
-    public, private = members.logits("PublicTest"), members.logits(usage)
-    y_public, y_private = members.labels("PublicTest"), members.labels(usage)
+    public, private = members.logits("PublicTest"), members.logits("PrivateTest")
+    y_public, y_private = members.labels("PublicTest"), members.labels("PrivateTest")
     found, hits = {}, {}
     for name in METHODS:
         fit = get_method(name, tempered)
@@ -57,11 +56,11 @@ def compare_methods(
     return rows
 
 
-def methods_table(rows: list[MethodRow], chosen: str, n: int, usage: str = "PrivateTest") -> str:
+def methods_table(rows: list[MethodRow], chosen: str, n: int) -> str:
     """Rows as a Markdown table; accuracies in percent, differences in points, the chosen method in bold."""
     lines = [
-        f"| method | expected | PublicTest, fitted | {usage} (95 %), n {n:,} | to the best member (95 %) | p (Holm) "
-        f"| NLL | chosen and fitted on {usage} itself |",
+        f"| method | expected | PublicTest, fitted | PrivateTest (95 %), n {n:,} | to the best member (95 %) "
+        "| p (Holm) | NLL | chosen and fitted on PrivateTest itself |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -74,10 +73,10 @@ def methods_table(rows: list[MethodRow], chosen: str, n: int, usage: str = "Priv
     return "\n".join(lines)
 
 
-def members_table(members: Members, weights: dict[str, float], usage: str = "PrivateTest") -> str:
+def members_table(members: Members, weights: dict[str, float]) -> str:
     """A row a member: accuracies in percent, and its share of the ensemble."""
-    lines = [f"| member | PublicTest | {usage} | share, % |", "|---|---|---|---|"]
-    accuracies = [(members.logits(u).argmax(2) == members.labels(u)).mean(1) for u in ("PublicTest", usage)]
+    lines = ["| member | PublicTest | PrivateTest | share, % |", "|---|---|---|---|"]
+    accuracies = [(members.logits(u).argmax(2) == members.labels(u)).mean(1) for u in ("PublicTest", "PrivateTest")]
     for name, seen, measured in zip(members.names, *accuracies, strict=True):
         share = f"{100 * weights[name]:.1f}" if name in weights else ""
         lines.append(f"| `{name}` | {100 * seen:.1f} | {100 * measured:.1f} | {share} |")
