@@ -261,25 +261,17 @@ def place(name: str, faces: Faces) -> Path:
     return committed if (committed / "record.json").exists() else project_root() / "runs" / faces.name / name
 
 
-def obtain(recipe: Recipe, faces: Faces, device: str = "auto", weights: str | Path | None = None) -> Path:
+def obtain(
+    recipe: Recipe, faces: Faces, device: str = "auto", weights: str | Path | None = None, kept: bool = False
+) -> Path:
     """The folder of that run: below results/ where its record is committed, else below runs/, trained if need be.
 
-    Says a line where it trains, for notebooks that need many. Raises DataError where a committed record is of another
-    recipe or other data, and what `run` raises.
+    kept: below runs/ in any case, with its weights, which committed records lack. Says a line where it trains, for
+    notebooks that need many. Raises DataError where a record is of another recipe or other data, and what `run` raises.
     """
-    folder = place(recipe.run_name, faces)
+    folder = run_folder(recipe, faces) if kept else place(recipe.run_name, faces)
     there, committed = (folder / "record.json").exists(), folder.is_relative_to(project_root() / "results")
     record = run(recipe, faces, folder, device, None if committed else weights, say=silent)
-    if not there:
-        print(f"{recipe.run_name}: trained in {record['seconds']['training']:.0f} s")
-    return folder
-
-
-def obtain_weights(recipe: Recipe, faces: Faces, device: str = "auto") -> Path:
-    """As `obtain`, with the weights, which committed records lack: the folder below runs/, trained if need be."""
-    folder = run_folder(recipe, faces)
-    there = (folder / "record.json").exists()
-    record = run(recipe, faces, folder, device, say=silent)
     if not there:
         print(f"{recipe.run_name}: trained in {record['seconds']['training']:.0f} s")
     return folder

@@ -83,9 +83,9 @@ def test_weights_are_trained_where_only_a_record_was_committed(tmp_path, monkeyp
     faces = synthetic.embedded_faces(40)
     monkeypatch.setattr(records, "project_root", lambda: tmp_path)
     records.run(tiny, faces, tmp_path / "results" / "embedded" / tiny.run_name, say=silent)
-    folder = records.obtain_weights(tiny, faces)
+    folder = records.obtain(tiny, faces, kept=True)
     assert folder == tmp_path / "runs" / "embedded" / tiny.run_name and (folder / "best.safetensors").exists()
-    assert records.obtain_weights(tiny, faces) == folder
+    assert records.obtain(tiny, faces, kept=True) == folder
 
 
 def test_figures_stand_gaps_and_empty_classes():
