@@ -1,7 +1,6 @@
 """One function a figure: it returns the figure, names its axes, units, n and split, and styles nothing globally."""
 
 import textwrap
-from io import BytesIO
 from itertools import pairwise
 
 import numpy as np
@@ -18,18 +17,16 @@ from ferkit.metrics import N_BINS, softmax
 
 # Okabe and Ito (2008): colours that people tell apart who do not see red, green or blue as others do.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#4d4d4d")
-SHARPNESS = 2  # pixels of the picture to one on the page, as screens of high resolution show
 
 
 class NotebookFigure(Figure):
     """A figure that a notebook shows sharp: twice the pixels, at the size that it would have had."""
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
-        memory = BytesIO()
-        self.savefig(memory, format="png", dpi=SHARPNESS * self.dpi, bbox_inches="tight")
-        png = memory.getvalue()
-        width, height = (int.from_bytes(png[at : at + 4], "big") // SHARPNESS for at in (16, 20))  # of the header
-        return {"image/png": png, "text/plain": repr(self)}, {"image/png": {"width": width, "height": height}}
+        from IPython.core.pylabtools import retina_figure
+
+        png, size = retina_figure(self)
+        return {"image/png": png, "text/plain": repr(self)}, {"image/png": size}
 
 
 def new_figure(
