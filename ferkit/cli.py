@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ferkit import __version__
-from ferkit.commands import campaign, data, kaggle, measuring, pages, predicting, report, suite, training
+from ferkit.commands import campaign, data, kaggle, measuring, pages, predicting, suite, training
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -13,7 +13,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ferkit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for part in (data, training, measuring, predicting, campaign, pages, suite, report, kaggle):
+    for part in (data, training, measuring, predicting, campaign, pages, suite, kaggle):
         part.add(commands)
     return parser
 

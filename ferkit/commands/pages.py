@@ -1,4 +1,4 @@
-"""What is made of records: `ferkit leaderboard`."""
+"""What is made of records: `ferkit leaderboard`, and `report`, the static site."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,11 @@ def add(commands) -> None:
         "--write", metavar="FILE", help="put it and the claims between the markers of FILE; write ROOT/*.md"
     )
     table.set_defaults(run=leaderboard)
+    site = commands.add_parser("report", help="records and executed notebooks as a static site, without a network")
+    site.add_argument("--notebooks", default="build/notebooks", metavar="FOLDER", help="(default: build/notebooks)")
+    site.add_argument("--results", default="results", metavar="FOLDER", help="of records (default: results)")
+    site.add_argument("--out", default="build/report", metavar="FOLDER", help="(default: build/report)")
+    site.set_defaults(run=report)
 
 
 def leaderboard(arguments: argparse.Namespace) -> None:
@@ -33,3 +38,9 @@ def leaderboard(arguments: argparse.Namespace) -> None:
             shipping.write_card()
     else:
         print(table)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from ferkit.report import build_report
+
+    print(build_report(Path(arguments.notebooks), Path(arguments.results), Path(arguments.out)))
