@@ -31,6 +31,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write text or bytes as a file that is either whole or not there."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content) if isinstance(content, bytes) else temporary.write_text(content)
+
+
 @contextmanager
 def alone(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder, whose lock goes with its process. Raises DataError when another works there, or waits for it."""

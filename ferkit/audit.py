@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ferkit import DataError
-from ferkit.atomic import project_root, whole_file
+from ferkit.atomic import project_root, write_whole
 from ferkit.copies import COPY, SHIFT, Pairs, exact_pairs, find_pairs, groups, unlikeness
 from ferkit.faces import Faces
 from ferkit.labels import UNLABELLED, USAGES, rule_sizes
@@ -139,8 +139,7 @@ def save_audit(report: dict, path: Path) -> None:
     """Write a report, a row list a line."""
     lines = [f"  {json.dumps(name)}: {json.dumps(rows)}" for name, rows in report["rows"].items()]
     text = json.dumps(report | {"rows": "ROWS"}, indent=1).replace('"ROWS"', "{\n" + ",\n".join(lines) + "\n }")
-    with whole_file(path) as temporary:
-        temporary.write_text(text + "\n")
+    write_whole(path, text + "\n")
 
 
 def load_audit(path: str | Path) -> dict:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ferkit import DataError
-from ferkit.atomic import whole_file
+from ferkit.atomic import whole_file, write_whole
 from ferkit.recipe import Recipe
 
 LOG_FIELDS = ("epoch", "side", "lr", "loss", "public_accuracy", "seconds")
@@ -74,8 +74,7 @@ def claim(folder: Path, recipe: Recipe, training: str, start: dict) -> None:
     path = folder / "recipe.json"
     wanted = json.loads(json.dumps({"recipe": asdict(recipe), "training": training, "start": start}))
     if not path.exists():
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=1) + "\n")
+        write_whole(path, json.dumps(wanted, indent=1) + "\n")
         return
     found = json.loads(path.read_text())
     differs = _differences(recipe, found["recipe"])

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from ferkit import DataError
-from ferkit.atomic import project_root, whole_file
+from ferkit.atomic import project_root, write_whole
 from ferkit.kaggle_client import PATIENCE, call, check_credentials, failure, secrets, user_name
 
 METADATA = "kernel-metadata.json"
@@ -92,8 +92,7 @@ def build(
         metadata["kernel_sources"] = [*metadata.get("kernel_sources", []), metadata["id"]]
     paths = Path(folder) / NOTEBOOK, Path(folder) / METADATA
     for path, content in zip(paths, (text, json.dumps(metadata, indent=2)), strict=True):
-        with whole_file(path) as temporary:
-            temporary.write_text(content + "\n")
+        write_whole(path, content + "\n")
     return paths
 
 

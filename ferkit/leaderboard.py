@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ferkit import recipes
-from ferkit.atomic import whole_file
+from ferkit.atomic import write_whole
 from ferkit.audit import load_audit, part_of_rows
 from ferkit.claims import CLAIMS_ON
 from ferkit.comparison import hits
@@ -191,5 +191,4 @@ def write_between_markers(path: Path, table: str, name: str = "results") -> None
         raise ValueError(f"{path}: needs the two lines {start} and {end}, once each")
     before, rest = text.split(start)
     after = rest.split(end)[1]
-    with whole_file(path) as temporary:
-        temporary.write_text(f"{before}{start}\n{table}\n{end}{after}")
+    write_whole(path, f"{before}{start}\n{table}\n{end}{after}")

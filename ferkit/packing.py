@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ferkit import DataError
-from ferkit.atomic import alone, whole_file
+from ferkit.atomic import alone, whole_file, write_whole
 from ferkit.records import disagreements, measure, read_log, read_record
 from ferkit.weights import BEST
 
@@ -157,5 +157,4 @@ class Arrival:
     def _copy(self, place: str, names: tuple[str, ...]) -> None:
         for file in (self.folder / name for name in names):
             if file.exists():
-                with whole_file(self.root / place / self.name / file.name) as temporary:
-                    temporary.write_bytes(file.read_bytes())
+                write_whole(self.root / place / self.name / file.name, file.read_bytes())

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ferkit import DataError, __version__
-from ferkit.atomic import in_checkout, project_root, whole_file
+from ferkit.atomic import in_checkout, project_root, whole_file, write_whole
 from ferkit.audit import PARTS, part_of_rows
 from ferkit.faces import Faces
 from ferkit.ferplus import learnable
@@ -198,8 +198,8 @@ def save_record(folder: Path, recipe, record: dict, device: str = "auto") -> Non
     about = {"schema": SCHEMA, "run": recipe.run_name, "recipe": asdict(recipe)}
     made = {"machine": describe_machine(device), "versions": versions()}
     made["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    with whole_file(folder / "record.json") as temporary:
-        temporary.write_text(json.dumps(about | record | made | {"metrics": measure(folder)}, indent=1) + "\n")
+    whole = about | record | made | {"metrics": measure(folder)}
+    write_whole(folder / "record.json", json.dumps(whole, indent=1) + "\n")
 
 
 def certificate(folder: Path, faces: Faces) -> float:

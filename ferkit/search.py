@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ferkit import DataError
-from ferkit.atomic import alone, project_root, whole_file
+from ferkit.atomic import alone, project_root, write_whole
 from ferkit.checkpoint import State
 from ferkit.faces import Faces
 from ferkit.machine import code_version, describe_machine
@@ -191,8 +191,7 @@ def write_study(study: optuna.Study, base: Recipe, faces: Faces, folder: Path, d
         "code": code_version(),
         "versions": {"optuna": optuna.__version__, "torch": torch.__version__},
     }
-    with whole_file(folder / "study.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    write_whole(folder / "study.json", json.dumps(report, indent=1) + "\n")
     return report
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from ferkit import DataError
-from ferkit.atomic import project_root, whole_file
+from ferkit.atomic import project_root, write_whole
 from ferkit.audit import audit_file, load_audit
 from ferkit.faces import Faces
 from ferkit.independence import dependence
@@ -72,5 +72,4 @@ def shipped_card(place: Path = SHIPPED) -> str:
 
 def write_card(place: Path = SHIPPED) -> None:
     """Put the card beside shipped weights."""
-    with whole_file(place.with_suffix(".md")) as temporary:
-        temporary.write_text(shipped_card(place))
+    write_whole(place.with_suffix(".md"), shipped_card(place))

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ferkit import DataError
-from ferkit.atomic import whole_file
+from ferkit.atomic import write_whole
 from ferkit.labels import OFFICIAL_COUNTS, USAGES, VOTES, class_index
 from ferkit.pixels import AGAIN, SIDE, Table, parse
 from ferkit.trees import ARCHIVES, Tree, beside, files_below, open_archive, open_tree
@@ -339,8 +339,7 @@ def _write_cache(file: Path, raw: Raw) -> None:
 
     arrays = {k: np.ascontiguousarray(v) for k, v in raw.__dict__.items() if isinstance(v, np.ndarray)}
     try:
-        with whole_file(file) as temporary:
-            temporary.write_bytes(save(arrays, {"layout": raw.layout}))
+        write_whole(file, save(arrays, {"layout": raw.layout}))
     except OSError as error:
         warnings.warn(
             f"the faces were read but not cached in {file.parent} ({error}); the next start reads them again. "

@@ -9,7 +9,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ferkit import DataError
-from ferkit.atomic import whole_file
+from ferkit.atomic import write_whole
 from ferkit.models import create_model
 from ferkit.models.pretrained import load_exactly, read_weights
 from ferkit.recipe import Recipe
@@ -32,8 +32,7 @@ def save_weights(model: nn.Module, path: Path, recipe: Recipe, classes: tuple[st
 
 def write_weights(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Named tensors as a safetensors file, whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, metadata))
+    write_whole(path, save({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, metadata))
 
 
 def load_weights(path: str | Path) -> tuple[nn.Module, Recipe, tuple[str, ...]]:

@@ -20,7 +20,7 @@ def add(commands) -> None:
 
 def leaderboard(arguments: argparse.Namespace) -> None:
     from ferkit import ensemble_study, leaks, shipping, studies
-    from ferkit.atomic import whole_file
+    from ferkit.atomic import write_whole
     from ferkit.claims import claims_table
     from ferkit.leaderboard import results_table, write_between_markers
 
@@ -32,8 +32,7 @@ def leaderboard(arguments: argparse.Namespace) -> None:
         write_between_markers(Path(arguments.write), table)
         write_between_markers(Path(arguments.write), claims_table(), "claims")
         for name, text in pages.items():
-            with whole_file(root / name) as temporary:
-                temporary.write_text(text)
+            write_whole(root / name, text)
         if shipping.SHIPPED.exists():
             shipping.write_card()
     else:

@@ -97,14 +97,13 @@ def _window():
 
 
 def _write_json(found: list[dict], place: str | None) -> None:
-    from ferkit.atomic import whole_file
+    from ferkit.atomic import write_whole
 
     text = json.dumps(found, indent=1) + "\n"
     if place == "-":
         print(text, end="")
     elif place:
-        with whole_file(place) as temporary:
-            temporary.write_text(text)
+        write_whole(place, text)
 
 
 def export_network(arguments: argparse.Namespace) -> None:
