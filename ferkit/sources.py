@@ -296,8 +296,6 @@ def cache_key(path: Path) -> str:
 def read(path: str | Path, cache: bool = True) -> tuple[Raw, bool]:
     """The faces at a path and whether they came from the cache; DataError for anything that cannot be used."""
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; give a FER2013 file, folder or archive with --data")
     if (path / "images.npy").is_file():
         return _map_arrays(path), False
     file = cache_folder() / f"{cache_key(path)}.safetensors"

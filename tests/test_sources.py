@@ -1,4 +1,5 @@
 import io
+import re
 import shutil
 import tarfile
 import zipfile
@@ -121,7 +122,9 @@ def test_broken_folders_and_archives(sample, tmp_path):
         with pytest.raises(DataError, match=message):
             sources.read(path)
 
-    refuse(tmp_path / "nowhere.csv", "no such file or folder; give")
+    for nowhere in (tmp_path / "nowhere.csv", tmp_path / "nowhere" / "pictures"):
+        told = f"{nowhere}: no such file or folder; give a FER2013 file, folder or archive with --data"
+        refuse(nowhere, f"^{re.escape(told)}$")
     (tmp_path / "empty").mkdir()
     refuse(tmp_path / "empty", "no FER2013 here; looked for")
     root = sample.folders(tmp_path / "pictures")
