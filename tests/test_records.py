@@ -55,6 +55,15 @@ def test_a_finished_run_is_only_read_and_a_record_is_never_overwritten(run):
     assert records.read_record(folder) == record
 
 
+def test_what_a_run_learned_from_beside_its_training_images_is_named_without_a_digest(run):
+    _, record, *_ = run
+    assert records.outside(record) == []
+    started = record | {"start": {"file": "compact.safetensors", "sha256": "0f"}}
+    votes = {"recipe": record["recipe"] | {"targets": "votes"}}
+    assert records.outside(started | votes) == ["compact.safetensors", "FER+ votes"]
+    assert records.outside(record | votes | {"data": record["data"] | {"name": "ferplus"}}) == []
+
+
 def test_damaged_records(tmp_path):
     with pytest.raises(DataError, match=r"record.json: no readable record"):
         records.read_record(tmp_path)
