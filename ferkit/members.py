@@ -74,7 +74,7 @@ def load_members(paths: list[Path], views: bool = False) -> Members:
     prints = [record["data"]["fingerprint"] for record in records]
     if others := [str(path) for path, found in zip(paths, prints, strict=True) if found != prints[0]]:
         raise DataError(f"{', '.join(others)}: of other data than {paths[0]}, by the fingerprint in the record")
-    shared, stacked = dict(each[0]), {}
+    shared, stacked = {key: value for key, value in each[0].items() if not key.endswith("_clean")}, {}
     for usage in measured_splits(each[0]):
         if all(f"{usage}_clean" in arrays for arrays in each):  # older runs
             shared[f"{usage}_clean"] = np.all([arrays[f"{usage}_clean"] for arrays in each], 0)
