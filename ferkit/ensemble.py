@@ -143,7 +143,7 @@ def stacking(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> Combinati
     features, (present, sizes) = _features(logits), np.unique(labels, return_counts=True)
     if len(present) < 2:
         raise ValueError(f"stacking needs faces of two classes at least, got {len(labels)} of class {present}")
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=RIDGES[len(RIDGES) // 2], tol=1e-3))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=RIDGES[len(RIDGES) // 2], tol=1e-3, max_iter=1000))
     with threadpool_limits(1):  # products this small are slower by several threads
         if (n_folds := int(min(5, sizes.min()))) > 1:
             folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
