@@ -15,7 +15,7 @@ from ferkit.independence import dependence
 from ferkit.metrics import mean_accuracy
 from ferkit.protocols import other_protocol
 from ferkit.recipe import Recipe
-from ferkit.records import find_records, load_logits, measured_splits, outside, project_root
+from ferkit.records import VOTES, find_records, load_logits, measured_splits, outside, project_root
 
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 NO_MEMBER = re.compile(rf"-({'|'.join(set(recipes.NO_RESULT) - {'member'})})(\+|-s\d|$)|\+fold=")  # of an ensemble
@@ -152,7 +152,7 @@ def _row(entry: Entry, usage: str, report: dict | None) -> str:
     model = about["recipe"]["model"]
     claims = ", ".join(f"{claim.percent:.1f}" for claim in CLAIMS_ON.get(entry.data, ()) if claim.model == model)
     cells = [entry.data + usage.removeprefix("PrivateTest"), f"`{entry.name}`", entry.kind]
-    cells += ["yes" if about.get("start") else "no", claims or "–"]
+    cells += ["yes" if set(outside(about)) - {VOTES} else "no", claims or "–"]
     cells += [entry.spread(usage), f"{100 * accuracy['low']:.1f}–{100 * accuracy['high']:.1f}"]
     cells += [f"{about['metrics'][usage]['n']:,}", _clean(entry.folders, usage, report) if report else "not audited"]
     cells += [mean(headline) for headline in ("balanced_accuracy", "macro_f1", "ece")]

@@ -33,6 +33,7 @@ from ferkit.weights import BEST, load_weights
 
 SCHEMA = 1
 JUDGED = USAGES[1:]
+VOTES = "FER+ votes"  # as what a run on FER2013 has learned from
 SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, nats")  # of metrics.HEADLINES
 
 
@@ -237,7 +238,7 @@ def outside(record: dict) -> list[str]:
         return record["outside"]
     votes = record["recipe"].get("targets") == "votes" and record["data"]["name"] != "ferplus"
     start = [value for key, value in record["start"].items() if key != "sha256"]  # ImageNet's weights, or a file's name
-    return [*start, *(["FER+ votes"] if votes else [])]
+    return [*start, *([VOTES] if votes else [])]
 
 
 def is_of(record: dict, recipe: Recipe) -> bool:
