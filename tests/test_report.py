@@ -101,7 +101,8 @@ def test_the_leaderboard_is_the_results_table(site):
 def test_an_ensemble_costs_what_its_members_cost(site):
     table = pages(site)[site / "index.html"].find("table", class_="leaderboard")
     column = [title for title, _ in COLUMNS].index("GFLOPs")
-    cost = {row[0].code.get_text(): float(row[column]["data-value"]) for row in rows(table)}
+    rows_on_fer2013 = [row for row in rows(table) if row[1].get_text() == "fer2013"]
+    cost = {row[0].code.get_text(): float(row[column]["data-value"]) for row in rows_on_fer2013}
     assert cost["ensemble+views"] == 2 * cost["ensemble"] > 4 * cost["compact"] + cost["patt_lite-cpu"]
 
 
@@ -244,6 +245,11 @@ def test_every_page_opens_from_disk_without_a_complaint(site, browser, width):
     assert browser.problems == []
 
 
+def natural(text: str) -> list:
+    """A key by which 3 comes before 17."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.lower())]
+
+
 def test_a_click_or_a_key_sorts_the_leaderboard(site, browser):
     browser.open((site / "index.html").as_uri())
     for i, (title, kind) in enumerate(COLUMNS):
@@ -262,7 +268,7 @@ def test_a_click_or_a_key_sorts_the_leaderboard(site, browser):
             assert browser.value(f"{header}.ariaSort") == ("descending" if descending else "ascending"), title
             assert browser.value("document.querySelectorAll('table.leaderboard th[aria-sort]').length") == 1
             known = [cell for cell in browser.value(f"{cells}.map(c => c.dataset.value ?? c.innerText)") if cell != "–"]
-            keys = [float(cell) if kind == "numbers" else cell.lower() for cell in known]
+            keys = [float(cell) if kind == "numbers" else natural(cell) for cell in known]
             assert keys == sorted(keys, reverse=descending), title
             assert "–" not in browser.value(f"{cells}.map(c => c.innerText)")[: len(known)], title
     assert browser.problems == []
