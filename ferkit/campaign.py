@@ -46,12 +46,7 @@ class Job:
     @property
     def waits(self) -> bool:
         """Whether it begins with a run, which has to be finished first."""
-        return bool(self.start) and not self.start.endswith(".safetensors")
-
-    @property
-    def begins(self) -> Path:
-        """What `ferkit train --weights` is to be told, from the top of the checkout; "." where it begins at random."""
-        return Path("runs", self.start) if self.waits else Path(self.start)
+        return bool(self.start) and not _is_file(self.start)
 
     @property
     def arguments(self) -> list[str]:
@@ -105,13 +100,17 @@ def _jobs(entry: dict) -> list[Job]:
     jobs = []
     for seed, model, point in each:
         recipe, start = get_recipe(model, kind, seed, **point), entry.get("start", "")
-        if start.endswith(".safetensors"):
+        if _is_file(start):
             recipe = started_from(recipe, Path(start))
         elif start:
             start = f"{start}-s{seed}"
             recipe = started_from(recipe, Path(start) / BEST)
         jobs.append(Job(recipe, data, minutes, kind, point, start))
     return jobs
+
+
+def _is_file(start: str) -> bool:
+    return start.endswith(".safetensors")
 
 
 def _frozen(value):
@@ -186,7 +185,8 @@ def take(
     for wave in ([job for job in todo if not job.waits], [job for job in todo if job.waits]):
         commands = []
         for job in wave:
-            folder, start = (root / "runs" / job.name).absolute(), (root / job.begins).absolute()
+            folder = (root / "runs" / job.name).absolute()
+            start = (root / "runs" / job.start if job.waits else root / job.start).absolute()
             needed = [start / BEST, start / "record.json"] if job.waits else [start]
             if not all(file.exists() for file in needed):
                 say(f"{job.name}: left out, {start} is not there with its weights, or not finished")

@@ -82,7 +82,7 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
     """What is a result on those data sets, below any of the folders, best on PublicTest first.
 
     Quick runs, studies, ensembles of them and runs by another protocol stay out; a run that is in several folders
-    counts in the first. A model whose logits depend on the rest of its batch is no result: below the first folder,
+    counts in the first. A model that looks at its batch, or that nobody checked, is no result: below the first folder,
     which holds what is committed, that raises ValueError, as do records that do not belong together.
     """
     groups: dict[tuple[str, str], list[tuple[Path, dict]]] = {}
