@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from ferkit.machine import measured_by
+
 OUT = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 FER2013 = 35_887
 
@@ -73,9 +75,8 @@ def main() -> None:
             report = {
                 "pictures": "FER2013" if arguments.data else "drawn",
                 "processors": os.cpu_count(),
-                "threads": os.environ.get("OMP_NUM_THREADS"),
                 "sizes": found,
-            }
+            } | measured_by("cpu")
             OUT.mkdir(parents=True, exist_ok=True)
             (OUT / "copies.json").write_text(json.dumps(report, indent=1) + "\n")
 

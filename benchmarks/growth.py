@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ferkit import machine
 from ferkit.faces import Faces
 from ferkit.loop import Loop
+from ferkit.machine import measured_by
 from ferkit.parallel import joined, launch
 from ferkit.recipe import Recipe
 from ferkit.synthetic import embedded_faces
@@ -94,8 +94,7 @@ def main() -> None:
     report = {
         "recipe": "compact of width 8 at 24 pixels, batches of 256", "images": images, "processes": processes,
         "exponent": round(float(np.polyfit(*np.log(np.array(large)).T, 1)[0]), 3),
-        "machine": machine.describe_machine("cpu"), "code": machine.code_version(), "torch": torch.__version__,
-    }  # fmt: skip
+    } | measured_by("cpu")  # fmt: skip
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "growth.json").write_text(json.dumps(report, indent=1) + "\n")
     figure(report).savefig(arguments.out / "growth.svg", metadata={"Date": None})

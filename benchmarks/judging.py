@@ -13,10 +13,8 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
-
 from ferkit.judge import load_judge
-from ferkit.machine import describe_machine
+from ferkit.machine import measured_by
 from ferkit.recognition import BATCH, judge_crops
 from ferkit.synthetic import embedded_faces
 from ferkit.weights import shipped
@@ -42,8 +40,7 @@ def main() -> None:
                 way(crops)
             if number:  # the first one warms up
                 rates.setdefault(name, []).append(n / (time.perf_counter() - start))
-    report = {"machine": describe_machine("cpu"), "threads": torch.get_num_threads(), "load": os.getloadavg()[0],
-              "crops": n, "rounds": rounds, "crops a second": {}}  # fmt: skip
+    report = measured_by("cpu") | {"load": os.getloadavg()[0], "crops": n, "rounds": rounds, "crops a second": {}}
     for name, found in rates.items():
         summary = {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
         report["crops a second"][name] = {key: round(value) for key, value in summary.items()}

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from ferkit import machine
 from ferkit.augment import POLICIES, Policy, augment
 from ferkit.bench import made_up_faces
 from ferkit.faces import Faces
 from ferkit.feed import Feed
 from ferkit.loop import Loop, generator
+from ferkit.machine import measured_by
 from ferkit.models import create_model
 from ferkit.models.resemotenet import PaddedConv
 from ferkit.precision import choose, fast_kernels
@@ -213,8 +213,7 @@ def main() -> None:
     device = pick_device(arguments.device)
     seconds = 60 * arguments.minutes / (2 * len(CASES))
     results = [result for case in CASES for result in run_case(case, device, seconds)]
-    report = {"machine": machine.describe_machine(arguments.device), "code": machine.code_version(),
-              "torch": torch.__version__, "results": results}  # fmt: skip
+    report = measured_by(arguments.device) | {"results": results}
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"peers-{device.type}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ferkit import machine, sources
+from ferkit import sources
 from ferkit.bench import made_up_faces
 from ferkit.faces import Faces
 from ferkit.feed import Feed
 from ferkit.loop import generator
+from ferkit.machine import measured_by
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "benchmarks" / "stream.json"
 BLOCK = 4096  # rows that are made up; the file repeats them
@@ -79,8 +80,7 @@ def main() -> None:
     report = {
         "rows": n, "gigabytes": round(faces.images.nbytes / 1e9, 2), "megabytes_held": round(memory),
         "images_per_second": {"from disk": round(rate), "in memory": round(in_memory)},
-        "machine": machine.describe_machine("cpu"), "code": machine.code_version(), "torch": torch.__version__,
-    }  # fmt: skip
+    } | measured_by("cpu")  # fmt: skip
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))

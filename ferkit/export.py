@@ -1,6 +1,7 @@
 """A network as an ONNX file that says what it takes and gives, checked in onnxruntime before it takes its place."""
 
 import json
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -73,10 +74,14 @@ def export(place: str | Path, out: str | Path, opset: int = 18) -> float:
 def _convert(network: nn.Module, side: int, opset: int):
     """The network as an onnx.ModelProto."""
     example = torch.rand(2, 1, side, side)
-    program = torch.onnx.export(
-        network, (example,), dynamo=True, opset_version=opset, input_names=["faces"], output_names=["logits"],
-        dynamic_shapes={"faces": {0: torch.export.Dim("n")}}, verbose=False,
-    )  # fmt: skip
+    logging.disable(logging.WARNING)  # else a traceback stands before the error about an opset that there is not
+    try:
+        program = torch.onnx.export(
+            network, (example,), dynamo=True, opset_version=opset, input_names=["faces"], output_names=["logits"],
+            dynamic_shapes={"faces": {0: torch.export.Dim("n")}}, verbose=False,
+        )  # fmt: skip
+    finally:
+        logging.disable(logging.NOTSET)
     written = program.model_proto
     versions = [entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")]
     if versions != [opset]:

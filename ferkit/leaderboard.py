@@ -138,10 +138,17 @@ def _check_group(runs: list[tuple[Path, dict]]) -> None:
     found = [Recipe(**record["recipe"]) for _, record in runs]  # fields that an older one lacks have their defaults
     if any(replace(recipe, seed=0) != replace(found[0], seed=0) for recipe in found):
         raise ValueError(f"{where} share a recipe's name and differ in the recipe; rename one")
-    if any(record["start"] != runs[0][1]["start"] for _, record in runs):
+    if any(_start(record) != _start(runs[0][1]) for _, record in runs):
         raise ValueError(f"{where} share a recipe's name and started from other weights; rename one")
     if len({recipe.seed for recipe in found}) < len(found):
         raise ValueError(f"{where} repeat a seed; a mean over seeds takes each once")
+
+
+def _start(record: dict) -> dict:
+    """What a run began with, as seeds of one recipe have to share it; of a run of its own seed, that run's recipe."""
+    own = f"-s{record['recipe']['seed']}/"
+    file = record["start"].get("file", "")
+    return {"file": file.replace(own, "/")} if own in file else record["start"]
 
 
 def _row(entry: Entry, usage: str, report: dict | None) -> str:

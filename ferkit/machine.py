@@ -32,6 +32,11 @@ def code_version() -> dict:
         return {"commit": commit, "dirty": False if commit else None}
 
 
+def measured_by(device: str = "auto") -> dict:
+    """What a benchmark's file says of itself: machine, code, versions."""
+    return {"machine": describe_machine(device), "code": code_version(), "versions": versions()}
+
+
 def describe_machine(device: str = "auto") -> dict:
     """Device, its name and the threads in use."""
     where = pick_device(device)

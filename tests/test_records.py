@@ -131,6 +131,16 @@ def test_runs_that_are_not_one_recipe_are_not_averaged(run, tmp_path):
     (tmp_path / "b" / "record.json").write_text((tmp_path / "a" / "record.json").read_text())
     with pytest.raises(ValueError, match="repeat a seed"):
         leaderboard.results_table(tmp_path)
+    for name, seed in (("a", 0), ("b", 1)):  # from the run of the same seed, from a file of that name, from another run
+        start = {"file": f"first-s{seed}/best.safetensors", "sha256": name}
+        changed = official | {"recipe": record["recipe"] | {"seed": seed}, "start": start}
+        (tmp_path / name / "record.json").write_text(json.dumps(changed))
+    assert "2 seeds" in leaderboard.results_table(tmp_path)
+    for file in ("first-s0/best.safetensors", "other-s1/best.safetensors"):
+        start = {"file": file, "sha256": "b"}
+        (tmp_path / "b" / "record.json").write_text(json.dumps(changed | {"start": start}))
+        with pytest.raises(ValueError, match="started from other weights"):
+            leaderboard.results_table(tmp_path)
     with pytest.raises(ValueError, match="no such folder of records"):
         leaderboard.results_table(tmp_path / "nowhere")
 
