@@ -89,14 +89,14 @@ def _blocks(file: BinaryIO, name: str) -> Iterator[tuple[bytes, int]]:
     rest, line = b"", 2
     while True:
         try:
-            data = file.read(BLOCK)
+            new = file.read(BLOCK)
         except (EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{name}, after line {line}: cannot be read on ({error}); {AGAIN}") from error
-        data, rest = rest + data, b""
+        data, rest = rest + new, b""
         if not data:
             return
         cut = data.rfind(b"\n") + 1
-        if len(data) >= BLOCK:
+        if new and len(data) >= BLOCK:
             data, rest = data[:cut], data[cut:]
             if not cut:
                 if len(rest) > 8 * BLOCK:

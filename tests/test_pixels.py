@@ -50,6 +50,7 @@ BROKEN = {
     "login page": (lambda d: b"<!DOCTYPE html><html><body>Sign in</body>", "a web page, not a CSV.*login page"),
     "column names": (lambda d: d.replace(b"pixels", b"data", 1), "line 1: columns.*expected emotion, pixels, Usage"),
     "truncated": (lambda d: d[:-3000], "line 4: .*ends in the middle of this line; download"),
+    "a tail of zeros": (lambda d: d + bytes(3 << 20), "line 5: .*ends in the middle of this line"),
     "a pixel missing": (lambda d: d.replace(b",0 9 255 ", b",0 9 "), "line 2: 2303 pixels, expected 48x48 = 2304"),
     "a pixel of 256": (
         lambda d: d.replace(b",0 9 255 ", b",0 9 256 "),
