@@ -74,6 +74,7 @@ def export(place: str | Path, out: str | Path, opset: int = 18) -> float:
 def _convert(network: nn.Module, side: int, opset: int):
     """The network as an onnx.ModelProto."""
     example = torch.rand(2, 1, side, side)
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # else a traceback stands before the error about an opset that there is not
     try:
         program = torch.onnx.export(
@@ -81,7 +82,7 @@ def _convert(network: nn.Module, side: int, opset: int):
             dynamic_shapes={"faces": {0: torch.export.Dim("n")}}, verbose=False,
         )  # fmt: skip
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     written = program.model_proto
     versions = [entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")]
     if versions != [opset]:

@@ -144,11 +144,11 @@ def _check_group(runs: list[tuple[Path, dict]]) -> None:
         raise ValueError(f"{where} repeat a seed; a mean over seeds takes each once")
 
 
-def _start(record: dict) -> dict:
+def _start(record: dict) -> dict | str:
     """What a run began with, as seeds of one recipe have to share it; of a run of its own seed, that run's recipe."""
-    own = f"-s{record['recipe']['seed']}/"
-    file = record["start"].get("file", "")
-    return {"file": file.replace(own, "/")} if own in file else record["start"]
+    file, seed = Path(record["start"].get("file", "")), record["recipe"]["seed"]
+    name = recipes.start_name(file, seed)
+    return record["start"] if name in (file.parent.name, file.stem) else name
 
 
 def _row(entry: Entry, usage: str, report: dict | None) -> str:

@@ -171,9 +171,14 @@ def get_recipe(model: str, kind: str = "house", seed: int = 0, **changes) -> Rec
 
 
 def started_from(recipe: Recipe, weights: Path) -> Recipe:
-    """The recipe named by where it starts: a file, or a run, whose seed is left out where it is the recipe's own."""
+    """The recipe named by where it starts."""
+    return replace(recipe, name=f"{recipe.name}+weights={start_name(weights, recipe.seed)}")
+
+
+def start_name(weights: Path, seed: int) -> str:
+    """Where a run of that seed starts: a file, or a run, whose seed is left out where it is the same."""
     start = weights.parent.name if weights.name == BEST else weights.stem
-    return replace(recipe, name=f"{recipe.name}+weights={start.removesuffix(f'-s{recipe.seed}')}")
+    return start.removesuffix(f"-s{seed}")
 
 
 def _studied(model: str, study: str) -> Recipe:

@@ -1,6 +1,7 @@
 """Networks as ONNX files: all of the registry, what the file says, and what is refused."""
 
 import json
+import logging
 import sys
 
 import pytest
@@ -57,6 +58,13 @@ def test_the_command_takes_a_run_folder_and_else_the_shipped_weights(tmp_path, m
     monkeypatch.setattr("ferkit.weights.SHIPPED", tmp_path / "none.safetensors")
     assert cli.main(["export", "--out", str(tmp_path / "b.onnx")]) == 1
     assert "none.safetensors is not in this copy of ferkit" in capsys.readouterr().err
+
+
+def test_an_opset_that_there_is_not_is_told_in_one_line(tmp_path, caplog):
+    with pytest.raises(ValueError, match="exporter wrote opset 18, not 99; choose that one"):
+        export.export(saved(tmp_path / "a.safetensors"), tmp_path / "a.onnx", opset=99)
+    assert not [entry for entry in caplog.records if entry.levelno >= logging.WARNING]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_what_differs_is_not_written(tmp_path, monkeypatch):
