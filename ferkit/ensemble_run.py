@@ -158,8 +158,7 @@ def combined(members: Members, combination: Combination) -> dict[str, np.ndarray
     for usage in measured_splits(members.arrays):
         arrays[f"{usage}_logits"] = combination(members.logits(usage)).astype(np.float32)
         arrays[f"{usage}_logits_flip"] = combination(members.logits(usage, flip=True)).astype(np.float32)
-        kept = (f"{usage}_{key}" for key in ("labels", "rows", "clean"))
-        arrays |= {name: members.arrays[name] for name in kept if name in members.arrays}
+        arrays |= {name: members.arrays[name] for name in (f"{usage}_labels", f"{usage}_rows")}
     return arrays
 
 

@@ -59,12 +59,12 @@ def leaking(protocol: str, kind: str = "study", seed: int = 0) -> Recipe:
 def table(runs: dict[str, list[Path]]) -> str:
     """The mistakes as a Markdown table, from the run folders of each protocol, one a seed; what lacks runs is left out.
 
-    A difference's interval is _difference's.
+    Of two protocols, the seeds that both have are compared. A difference's interval is _difference's.
     """
     lines = ["| mistake | in | seeds | reported, % (95 %) | n | honest, % (95 %) | n | difference, points (95 %) |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
     for leak in LEAKS:
-        if leak.protocols <= {protocol for protocol, folders in runs.items() if folders}:
+        if any(_shared(leak, runs).values()):
             lines.append(_row(leak, runs))
     return "\n".join(lines)
 
@@ -74,15 +74,23 @@ def gap(leak: Leak, runs: dict[str, list[Path]]) -> dict[str, float]:
     return _difference(leak, *_sides(leak, runs))
 
 
+def _shared(leak: Leak, runs: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """The run folders of a mistake's protocols, of the seeds that all of them have."""
+    seeds = {protocol: {folder.name.rpartition("-s")[2]: folder for folder in runs[protocol]}
+             for protocol in leak.protocols}  # fmt: skip
+    shared = sorted(set.intersection(*map(set, seeds.values())))
+    return {protocol: [folders[seed] for seed in shared] for protocol, folders in seeds.items()}
+
+
 def _sides(leak: Leak, runs: dict[str, list[Path]]) -> list[tuple]:
     """`_right` of what is reported, and of what is honest."""
-    return [_right(runs[protocol], usage) for protocol, usage in (leak.reported, leak.honest)]
+    shared = _shared(leak, runs)
+    return [_right(shared[protocol], usage) for protocol, usage in (leak.reported, leak.honest)]
 
 
 def _row(leak: Leak, runs: dict[str, list[Path]]) -> str:
     reported, honest = _sides(leak, runs)
-    seeds = [len(right) for right, _, _ in (reported, honest)]
-    cells = [leak.title, leak.who, str(seeds[0]) if len(set(seeds)) == 1 else "{} and {}".format(*seeds)]
+    cells = [leak.title, leak.who, str(len(reported[0]))]
     for right, labels, _ in (reported, honest):
         cells += [interval(mean_accuracy(right, labels)), f"{len(labels):,}"]
     return f"| {' | '.join([*cells, points(_difference(leak, reported, honest))])} |"

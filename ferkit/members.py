@@ -74,13 +74,11 @@ def load_members(paths: list[Path], views: bool = False) -> Members:
     prints = [record["data"]["fingerprint"] for record in records]
     if others := [str(path) for path, found in zip(paths, prints, strict=True) if found != prints[0]]:
         raise DataError(f"{', '.join(others)}: of other data than {paths[0]}, by the fingerprint in the record")
-    shared, stacked = {key: value for key, value in each[0].items() if not key.endswith("_clean")}, {}
+    stacked = {}
     for usage in measured_splits(each[0]):
-        if all(f"{usage}_clean" in arrays for arrays in each):  # older runs
-            shared[f"{usage}_clean"] = np.all([arrays[f"{usage}_clean"] for arrays in each], 0)
         for key in ("logits", "logits_flip"):
             stacked[f"{usage}_{key}"] = np.stack([arrays[f"{usage}_{key}"] for arrays in each])
-    return Members(tuple(paths), tuple(records), shared | stacked, views)
+    return Members(tuple(paths), tuple(records), each[0] | stacked, views)
 
 
 def _check_kind(path: Path, record: dict) -> None:

@@ -118,17 +118,12 @@ def measured_splits(arrays: dict[str, np.ndarray]) -> list[str]:
 
 
 def measure(folder: str | Path) -> dict:
-    """Every metric of a run folder, from its logits.npz alone: {split, split flip TTA: metrics}.
-
-    Older runs kept which images are clean by an earlier rule (correlation); audit.measure_parts has the present one.
-    """
+    """Every metric of a run folder, from its logits.npz alone: {split, split flip TTA: metrics}."""
     arrays = load_logits(folder)
     classes, metrics = tuple(arrays["classes"].tolist()), {}
     for usage in measured_splits(arrays):
         values, labels = (arrays[f"{usage}_{key}"] for key in ("logits", "labels"))
         metrics[usage] = evaluate(values, labels, classes)
-        if (clean := arrays.get(f"{usage}_clean", np.zeros(1))).any():
-            metrics[f"{usage} clean"] = evaluate(values[clean], labels[clean], classes)
         metrics[f"{usage} flip TTA"] = evaluate(arrays[f"{usage}_logits_flip"], labels, classes)
     return metrics
 
@@ -211,7 +206,10 @@ def certificate(folder: Path, faces: Faces) -> float:
 
 
 def read_record(folder: str | Path) -> dict:
-    """The record of a run folder, or DataError saying what is wrong with it."""
+    """The record of a run folder, or DataError saying what is wrong with it.
+
+    What older records say of clean images, by another rule than an audit's, is left out here and in load_logits.
+    """
     path = Path(folder) / "record.json"
     try:
         record = json.loads(path.read_text())
@@ -219,7 +217,7 @@ def read_record(folder: str | Path) -> dict:
         raise DataError(f"{path}: no readable record ({error})") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise DataError(f"{path}: not a record of schema {SCHEMA}")
-    return record
+    return record | {"metrics": {k: v for k, v in record.get("metrics", {}).items() if not k.endswith(" clean")}}
 
 
 def disagreements(recorded: dict, measured: dict, path: str = "") -> list[str]:
@@ -290,7 +288,7 @@ def load_logits(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path) if Path(path).suffix == ".npz" else Path(path) / "logits.npz"
     try:
         with np.load(path) as file:
-            return dict(file)
+            return {key: file[key] for key in file if not key.endswith("_clean")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no readable logits ({error}); a run folder has logits.npz") from error
 

@@ -28,7 +28,7 @@ def runs(tmp_path):
         "augment_first": {"PrivateTest": 0.6, SPLIT_OFF: 0.8}, "choose_on_private": {"PrivateTest": 0.6},
         "sorted_test": {"PrivateTest": 0.5, SORTED: 0.7},
     }  # fmt: skip
-    return {name: [write(tmp_path / f"{name}{s}", shares) for s in range(2)] for name, shares in said.items()}
+    return {name: [write(tmp_path / f"{name}-s{s}", shares) for s in range(2)] for name, shares in said.items()}
 
 
 def test_the_table_says_reported_and_honest(runs):
@@ -44,6 +44,12 @@ def test_the_table_says_reported_and_honest(runs):
 def test_what_lacks_runs_is_left_out(runs):
     rows = leaks.table(runs | {"standard": []}).splitlines()[2:]
     assert len(rows) == 2 and "before the split" in rows[0] and "sorted" in rows[1]
+
+
+def test_seeds_that_one_side_lacks_are_left_out(runs, tmp_path):
+    wanted = leaks.table(runs)
+    runs["test_in_training"].append(write(tmp_path / "test_in_training-s2", {"PrivateTest": 0.1}))
+    assert leaks.table(runs) == wanted
 
 
 def test_every_mistake_is_a_protocol_of_its_own():
