@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ SMALL = 5_000_000  # bytes of weights that are worth their place
 RESULT = ("logits.npz", "log.csv", "record.json")  # what results/ holds of a run; the record comes last, as a promise
 STATE = (BEST, "last.pt")
 FILES = ("recipe.json", *STATE, *RESULT)
-SNAPSHOT = r"snapshot\d+\.npz"  # their logits, where a recipe keeps snapshots
+SNAPSHOT = r"snapshot\d+\.(npz|safetensors)"  # of a recipe that keeps them: their logits, their weights
 MEMBER = re.compile(rf"[A-Za-z0-9][\w.+=-]*/[A-Za-z0-9][\w.+=-]*/({'|'.join(map(re.escape, FILES))}|{SNAPSHOT})")
 
 
@@ -29,9 +30,10 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     what it goes on from, which comes last; others may be training into it.
     """
     finished = [folder for folder in folders if (folder / "record.json").exists()]
-    parts = [(folder, ("recipe.json", *_snapshots(folder), *RESULT)) for folder in finished]
+    parts = [(folder, ("recipe.json", *_snapshots(folder, "npz"), *RESULT)) for folder in finished]
     parts += [(folder, (BEST,)) for folder in finished if _size(folder, (BEST,)) <= SMALL]
-    parts += [(folder, ("recipe.json", "log.csv", *STATE)) for folder in folders if folder not in finished]
+    parts += [(folder, ("recipe.json", "log.csv", *_snapshots(folder, "safetensors"), *STATE))
+              for folder in folders if folder not in finished]  # fmt: skip
     left, left_out = limit - 1000, []
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder, names in parts:
@@ -45,8 +47,8 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     return left_out
 
 
-def _snapshots(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("snapshot*.npz"))
+def _snapshots(folder: Path, kind: str) -> list[str]:
+    return sorted(path.name for path in folder.glob(f"snapshot*.{kind}"))
 
 
 def _size(folder: Path, names: tuple[str, ...]) -> int:
@@ -78,8 +80,8 @@ def merge(path: str | Path, root: Path) -> list[str]:
     """Put an archive's runs into runs/ and results/ below root; a line for each run that says what became of it.
 
     Everything is checked first, records against their logits: DataError, and nothing written, for a damaged archive,
-    files that no run has, metrics that the logits do not give, or a run that is here with another record or recipe.
-    What is here and as far is left as it is.
+    files that no run has, metrics that the logits do not give, a run that is here with another record or recipe, or
+    one into which another process is training. What is here and as far is left as it is.
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".merge-") as temporary:
@@ -87,8 +89,11 @@ def merge(path: str | Path, root: Path) -> list[str]:
         found = sorted(folder for folder in Path(temporary).glob("*/*"))
         arrivals = [Arrival(folder, root, f"{folder.parent.name}/{folder.name}") for folder in found]
         fates = [arrival.check() for arrival in arrivals]
-        for arrival, fate in zip(arrivals, fates, strict=True):
-            if fate in PUT:
+        wanted = [arrival for arrival, fate in zip(arrivals, fates, strict=True) if fate in PUT]
+        with ExitStack() as held:
+            for arrival in wanted:
+                held.enter_context(alone(root / "runs" / arrival.name))
+            for arrival in wanted:
                 arrival.put()
         return [f"{arrival.name}: {fate}" for arrival, fate in zip(arrivals, fates, strict=True)]
 
@@ -149,10 +154,10 @@ class Arrival:
 
     def put(self) -> None:
         """Copy its files to their places."""
-        with alone(self.root / "runs" / self.name):
-            self._copy("runs", (*_snapshots(self.folder), *FILES))
+        logits = _snapshots(self.folder, "npz")
+        self._copy("runs", (*_snapshots(self.folder, "safetensors"), *logits, *FILES))
         if (self.folder / "record.json").exists():
-            self._copy("results", (*_snapshots(self.folder), *RESULT))
+            self._copy("results", (*logits, *RESULT))
 
     def _copy(self, place: str, names: tuple[str, ...]) -> None:
         for file in (self.folder / name for name in names):

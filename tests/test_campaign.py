@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from ferkit import DataError, campaign, checkpoint, cli, jobs, packing, records, sources, synthetic
+from ferkit import DataError, atomic, campaign, cli, jobs, packing, records, sources, synthetic
 
 # Two tiny runs of about a second, and the start of their processes; and one that is not for this machine.
 CAMPAIGN = """
@@ -149,11 +149,11 @@ def test_a_run_that_is_cut_off_goes_on_on_another_machine(lent, drawn_csv, tmp_p
     runs = listed(away)
     with monkeypatch.context():
         every_job_first("""
-import time
+import os, time
 from ferkit import train
-def check(loop, deadline):
+def check(loop):
     if loop.state.epoch == 1:
-        time.sleep(max(0, deadline + 2 - time.monotonic()))  # and nothing else is worth starting
+        time.sleep(max(0, float(os.environ["FERKIT_UNTIL"]) + 2 - time.time()))  # and nothing else is worth starting
         raise train.OutOfTime("time is up")
 train._check_time = check
 """)
@@ -223,7 +223,7 @@ def test_what_is_packed_while_it_trains_is_of_one_moment(tmp_path, monkeypatch):
 
     def save() -> None:
         for name, content in zip(("recipe.json", "log.csv", *packing.STATE), [b"{}", *[next(epochs)] * 3], strict=True):
-            with checkpoint.whole_file(folder / name) as temporary:
+            with atomic.whole_file(folder / name) as temporary:
                 temporary.write_bytes(content)
 
     save()
@@ -292,6 +292,23 @@ def test_a_truncated_archive_and_another_record_are_refused(lent, tmp_path):
     with pytest.raises(DataError, match="is another than the archive's"):
         packing.merge(lent[2], tmp_path / "home")
     assert record.read_text() == kept
+
+
+def test_nothing_is_merged_while_one_of_the_runs_is_trained_here(lent, tmp_path):
+    _, jobs, archive = lent
+    held = tmp_path / "runs" / max(job.name for job in jobs[:2])
+    with atomic.alone(held), pytest.raises(DataError, match="another process is at work here"):
+        packing.merge(archive, tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_an_unfinished_run_takes_its_snapshots_along(tmp_path):
+    files = ("recipe.json", "log.csv", "snapshot1.safetensors", *packing.STATE)
+    for name in files:
+        atomic.write_whole(tmp_path / "custom" / "run-s0" / name, "{}")
+    assert packing.pack([tmp_path / "custom" / "run-s0"], tmp_path / "runs.zip") == []
+    assert packing.merge(tmp_path / "runs.zip", tmp_path) == ["custom/run-s0: to go on with"]
+    assert {path.name for path in (tmp_path / "runs" / "custom" / "run-s0").iterdir()} == {*files, ".lock"}
 
 
 @pytest.mark.parametrize(
