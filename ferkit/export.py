@@ -95,10 +95,10 @@ def _largest_difference(session, network: nn.Module, side: int) -> float:
     """Of onnxruntime's logits from torch's, as a share of the largest logit, on drawn faces in batches of CHECKED."""
     drawn = embedded_faces(20, seed=0).images[: sum(CHECKED), None].float() / 255
     faces = nn.functional.interpolate(drawn, (side, side), mode="bilinear", antialias=True, align_corners=False)
-    largest, apart = 0.0, 0.0
+    largest, apart = [], []
     for batch in faces.clamp(0, 1).split(CHECKED):
         wanted = network(batch)
         found = torch.from_numpy(session.run(["logits"], {"faces": batch.numpy()})[0])
-        largest = max(largest, wanted.abs().max().item())
-        apart = max(apart, (found - wanted).abs().max().item())
-    return apart / largest
+        largest.append(wanted.abs().max())
+        apart.append((found - wanted).abs().max())
+    return (torch.stack(apart).max() / torch.stack(largest).max()).item()  # NaN where one is

@@ -76,6 +76,13 @@ def test_what_differs_is_not_written(tmp_path, monkeypatch):
     assert (tmp_path / "a.onnx").read_text() == "before" and len(list(tmp_path.iterdir())) == 2
 
 
+def test_no_number_is_no_agreement(tmp_path, monkeypatch):
+    run = onnxruntime.InferenceSession.run
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *given: [run(*given)[0] * float("nan")])
+    with pytest.raises(DataError, match="differ from torch's by nan"):
+        export.export(saved(tmp_path / "a.safetensors"), tmp_path / "a.onnx")
+
+
 def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is an ensemble.*export its members"):
         export.export(project_root() / "results" / "fer2013" / "ensemble", tmp_path / "a.onnx")

@@ -1,3 +1,4 @@
+import math
 import sys
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from ferkit import DataError
-from ferkit.independence import INDEPENDENT, batch_independence
+from ferkit.independence import INDEPENDENT, batch_independence, dependence
 from ferkit.models import InputSpec, create_model, list_models, register
 from ferkit.models.outline import cost, outline
 from ferkit.models.pretrained import load_trunk, trunk_of
@@ -137,9 +138,14 @@ def test_batch_independence_wants_enough_images_and_finite_logits():
     model = small("compact")
     with pytest.raises(ValueError, match="at least 32 images, got 3"):
         batch_independence(model, torch.zeros(3, 48, 48, dtype=torch.uint8))
+    in_company = model.register_forward_hook(lambda _m, _i, out: out / 0 if len(out) == 2 else out)
+    with pytest.raises(ValueError, match="not finite"):
+        batch_independence(model)
+    in_company.remove()
     torch.nn.init.constant_(model.head.bias, torch.nan)
     with pytest.raises(ValueError, match="not finite"):
         batch_independence(model)
+    assert dependence({"batch_independence": math.nan}) == "moves by nan% with its batch"
 
 
 @pytest.mark.parametrize("name", KINDS)
