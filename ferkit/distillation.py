@@ -15,7 +15,7 @@ from ferkit import DataError
 from ferkit.faces import Faces
 from ferkit.predict import logits, pick_device
 from ferkit.recipe import Recipe
-from ferkit.records import outside, read_record, save_arrays
+from ferkit.records import check_faces, outside, read_record, save_arrays
 from ferkit.weights import BEST, load_weights
 
 
@@ -59,7 +59,6 @@ def teach(folders: list[Path], faces: Faces, path: Path, device: str = "auto") -
 
 def _check(folder: Path, recipe: Recipe, record: dict, faces: Faces) -> None:
     """DataError for a run that may have seen its own fold, or learned from more than labels."""
-    if record["data"]["fingerprint"] != faces.fingerprint:
-        raise DataError(f"{folder} was trained on {record['data']['name']}, other data than these {faces.name}")
+    check_faces(folder, record, faces)
     if recipe.protocol != "standard" or record["start"] or outside(record):
         raise DataError(f"{folder} began with weights, or learned from more than the labels of Training; leave it out")

@@ -104,6 +104,7 @@ def call(*arguments: str, show: bool = True, patience: float | None = None) -> t
     hide, said, rest, late = secrets(), "", b"", threading.Event()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         timer = threading.Timer(patience or 0, lambda: (late.set(), process.kill()))
+        timer.daemon = True  # Ctrl-C ends the process at once
         if patience:
             timer.start()
         while part := process.stdout.read1():

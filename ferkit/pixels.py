@@ -201,16 +201,21 @@ def _pixels(field: bytes, place: str, remedy: str) -> list[int]:
     words = field.split()
     if len(words) != N_PIXELS:
         raise DataError(f"{place}: {len(words)} pixels, expected {SIDE}x{SIDE} = {N_PIXELS}; {remedy}")
-    bad = next((word for word in words if not (word.isdigit() and int(word[:9]) <= 255)), None)
+    bad = next((word for word in words if not is_below(word, 256)), None)
     if bad is not None:
         raise DataError(f"{place}: pixel {bad[:20].decode('utf-8', 'replace')!r} is not a number in 0..255; {remedy}")
     return [int(word) for word in words]
 
 
+def is_below(field: bytes, limit: int) -> bool:
+    """Whether it is a number under that, 1000 at most; of one without end only the beginning is converted."""
+    return field.isdigit() and int(field.lstrip(b"0")[:4] or 0) < limit
+
+
 def _label(field: bytes | None, place: str, remedy: str) -> int:
     if field is None:
         return UNLABELLED
-    if not (field.isdigit() and int(field[:9]) < len(CLASSES)):
+    if not is_below(field, len(CLASSES)):
         text = field[:20].decode("utf-8", "replace")
         raise DataError(f"{place}: emotion {text!r} is not a label in 0..{len(CLASSES) - 1}; {remedy}")
     return int(field)

@@ -171,7 +171,9 @@ def get_recipe(model: str, kind: str = "house", seed: int = 0, **changes) -> Rec
 
 
 def started_from(recipe: Recipe, weights: Path) -> Recipe:
-    """The recipe named by where it starts."""
+    """The recipe named by where it starts; one that starts from ImageNet's weights is named so already."""
+    if recipe.pretrained:
+        return recipe
     return replace(recipe, name=f"{recipe.name}+weights={start_name(weights, recipe.seed)}")
 
 
@@ -184,10 +186,13 @@ def start_name(weights: Path, seed: int) -> str:
 def _studied(model: str, study: str) -> Recipe:
     """The best recipe of a study of hyper-parameters (search.py), kept in results/ or still in runs/."""
     root = project_root()
-    found = [root / "results" / "studies" / f"{study}.json", *root.glob(f"runs/studies/*/{study}/study.json")]
-    file = next((path for path in found if path.exists()), None)
-    if file is None:
+    committed = root / "results" / "studies" / f"{study}.json"
+    found = [committed] if committed.exists() else sorted(root.glob(f"runs/studies/*/{study}/study.json"))
+    if not found:
         raise ValueError(f"there is no study {study!r}; run one with: ferkit search {study} --trials 25")
+    if len(found) > 1:
+        raise ValueError(f"{' and '.join(map(str, found))} are studies of one name; rename or move one of the folders")
+    (file,) = found
     recipe = Recipe(**json.loads(file.read_text())["best"])
     if recipe.model != model:
         raise ValueError(f"{file} is a study of {recipe.model}, not of {model}")

@@ -39,13 +39,13 @@ SUMMARY_TITLES = ("accuracy, %", "balanced, %", "macro F1, %", "ECE, %", "NLL, n
 
 def run(
     recipe: Recipe, faces: Faces, folder: str | Path, device: str = "auto", weights: str | Path | None = None, *,
-    processes: int = 1, compiled: bool = False, deadline: float | None = None, say: Callable[..., None] = print,
+    processes: int = 1, compiled: bool = False, say: Callable[..., None] = print,
 ) -> dict:  # fmt: skip
     """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
 
     PrivateTest is read here, once, after training has chosen its weights, by the standard protocol without it.
-    `weights`, `compiled`, `deadline` and `say` are train.fit's. With `processes`, so many train on this machine; under
-    torchrun its own do.
+    `weights`, `compiled` and `say` are train.fit's. With `processes`, so many train on this machine; under torchrun its
+    own do.
     Raises what train.fit raises, and DataError when a split is missing.
     """
     folder = Path(folder)
@@ -65,8 +65,7 @@ def run(
         return record
     there = arrange(faces, recipe)
     splits = there.training, there.choosing
-    how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, deadline=deadline,
-               say=say)  # fmt: skip
+    how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, say=say)
     if processes > 1:
         launch(processes, _fit_in_time, recipe, splits, folder, how)
     with joined(pick_device(device)) as team:
@@ -237,6 +236,13 @@ def outside(record: dict) -> list[str]:
     votes = record["recipe"].get("targets") == "votes" and record["data"]["name"] != "ferplus"
     start = [value for key, value in record["start"].items() if key != "sha256"]  # ImageNet's weights, or a file's name
     return [*start, *([VOTES] if votes else [])]
+
+
+def check_faces(folder: str | Path, record: dict, faces: Faces) -> None:
+    """DataError unless a run's record is of these faces."""
+    if (data := record["data"])["fingerprint"] != faces.fingerprint:
+        raise DataError(f"{folder} was measured on {data['name']}, fingerprint {data['fingerprint']}; these are "
+                        f"{faces.name}, {faces.fingerprint}: give its own with --data and --labels")  # fmt: skip
 
 
 def is_of(record: dict, recipe: Recipe) -> bool:

@@ -19,7 +19,7 @@ from ferkit.metrics import mean_accuracy
 from ferkit.predict import logits, pick_device
 from ferkit.protocols import arrange
 from ferkit.recipe import Recipe
-from ferkit.records import interval, save_arrays
+from ferkit.records import check_faces, interval, read_record, save_arrays
 from ferkit.weights import BEST, load_weights
 
 FILE = "corrupted.npz"
@@ -68,7 +68,11 @@ def save_robustness(folder: str | Path, faces: Faces, device: str = "auto") -> N
 
 
 def obtain(folder: str | Path, faces: Faces, device: str = "auto") -> dict[str, np.ndarray]:
-    """The arrays of a run's corrupted.npz, measured first where it has none; raises what those two do."""
+    """The arrays of a run's corrupted.npz, measured first where it has none; raises what those two do.
+
+    And DataError for other faces than the run's record is of.
+    """
+    check_faces(folder, read_record(folder), faces)
     if not (Path(folder) / FILE).exists():
         save_robustness(folder, faces, device)
     return load_robustness(folder)

@@ -120,6 +120,7 @@ class Session:
                 threading.Timer(seconds + grace, process.kill),
             ]
             for timer in timers:
+                timer.daemon = True  # Ctrl-C ends the process at once
                 timer.start()
             status = process.wait()
             for timer in timers:

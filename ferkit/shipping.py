@@ -16,7 +16,7 @@ from ferkit.leaderboard import is_result
 from ferkit.model_card import card
 from ferkit.models.pretrained import load_exactly
 from ferkit.predict import logits
-from ferkit.records import is_of, measure_parts, read_record
+from ferkit.records import check_faces, is_of, measure_parts, read_record
 from ferkit.weights import BEST, SHIPPED, load_weights, write_weights
 
 TOLERANCE = 0.02  # largest difference of a logit on PublicTest between float32 and what is shipped
@@ -34,8 +34,7 @@ def ship(folder: str | Path, faces: Faces, place: Path = SHIPPED) -> float:
     folder, record = Path(folder), read_record(folder)
     if not is_result(record) or dependence(record):
         raise ValueError(f"{folder}: no result (a study, a quick run, other data, another protocol); it is not shipped")
-    if record["data"]["fingerprint"] != faces.fingerprint:
-        raise DataError(f"{folder} was measured on data {record['data']['fingerprint']}, not on {faces.fingerprint}")
+    check_faces(folder, record, faces)
     model, recipe, classes = load_weights(folder / BEST)
     if not is_of(record, recipe):
         raise DataError(f"{folder}: {BEST} is of another recipe than its record")

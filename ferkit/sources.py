@@ -24,7 +24,7 @@ import numpy as np
 from ferkit import DataError
 from ferkit.atomic import write_whole
 from ferkit.labels import OFFICIAL_COUNTS, USAGES, VOTES, class_index
-from ferkit.pixels import AGAIN, SIDE, Table, parse
+from ferkit.pixels import AGAIN, SIDE, Table, is_below, parse
 from ferkit.trees import ARCHIVES, Tree, beside, files_below, open_archive, open_tree
 
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -256,7 +256,7 @@ def join_votes(file: BinaryIO, name: str, usage: np.ndarray, rows: np.ndarray) -
         raise DataError(f"{name}: its rows are not in the order of microsoft/FERPlus; {AGAIN}")
     votes = np.empty((len(lines), len(VOTES)), np.uint8)
     for i, line in enumerate(lines):
-        if len(line) != 2 + len(VOTES) or not all(value.isdecimal() and int(value[:4]) <= 10 for value in line[2:]):
+        if len(line) != 2 + len(VOTES) or not all(is_below(votes.encode(), 11) for votes in line[2:]):
             raise DataError(f"{name}, line {i + 2}: not ten numbers of votes in 0..10; {AGAIN}")
         votes[i] = [int(value) for value in line[2:]]
     by_row = usage[rows.argsort()]

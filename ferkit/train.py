@@ -41,7 +41,7 @@ class OutOfTime(Exception):
 def fit(
     recipe: Recipe, training: Faces, public: Faces, folder: Path, *,
     device: str = "auto", source: dict | None = None, weights: str | Path | None = None,
-    compiled: bool = False, deadline: float | None = None, watch: Callable[[State], None] = lambda _state: None,
+    compiled: bool = False, watch: Callable[[State], None] = lambda _state: None,
     say: Callable[..., None] = print,
 ) -> State:  # fmt: skip
     """Train; leave recipe.json, log.csv, last.pt and best.safetensors (EMA weights of the best epoch) in folder, and
@@ -49,10 +49,9 @@ def fit(
 
     training and public: labelled faces of those two splits (which faces these are is the recipe's protocol).
     `source` describes the code (machine.code_version) and is kept with the state. `weights`: a file to start from
-    (models.create_model's `pretrained`). `compiled`: by torch.compile. `deadline`, on time.monotonic's clock (None: at
-    the Unix time in $FERKIT_UNTIL, where that is set): OutOfTime when the next epoch would not end before it. `watch`
-    is told of every epoch, which is saved by then, and may end the run by raising. `say` takes a line an epoch, as
-    print does.
+    (models.create_model's `pretrained`). `compiled`: by torch.compile. `watch` is told of every epoch, which is saved
+    by then, and may end the run by raising. `say` takes a line an epoch, as print does. OutOfTime is raised when the
+    next epoch would not end before the Unix time in $FERKIT_UNTIL, where that is set.
     A finished run returns at once, an interrupted one continues; the result is the same, on a CPU to the last bit.
     Several processes (parallel.joined) all call this, on a folder that all of them see.
     Raises DataError for unlabelled or missing faces, a folder of another recipe or other data, a damaged checkpoint,
@@ -64,7 +63,6 @@ def fit(
         if not len(faces) or (faces.labels == UNLABELLED).any():
             raise DataError(f"{usage} has {len(faces)} images, or some without a label: training needs labelled ones")
     folder, where = Path(folder), pick_device(device)
-    deadline = _session_end() if deadline is None else deadline
     with (
         joined(where) as team,
         fast_kernels(where),
@@ -86,7 +84,7 @@ def fit(
             state.sources.append(source or {})
             loop = Loop(recipe, training, state, where, team, compiled)
             said = say if team.is_first else silent
-            _train(loop, public.to(where), folder, training.classes, deadline, watch, said)
+            _train(loop, public.to(where), folder, training.classes, watch, said)
     return state
 
 
@@ -130,14 +128,14 @@ def silent(*_words, **_how) -> None:
 
 
 def _train(
-    loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], deadline: float,
-    watch: Callable[[State], None], say: Callable[..., None],
+    loop: Loop, public: Faces, folder: Path, classes: tuple[str, ...], watch: Callable[[State], None],
+    say: Callable[..., None],
 ) -> None:  # fmt: skip
     recipe, state = loop.recipe, loop.state
     say(f"{recipe.run_name}: {state.precision} {state.timings or ''}".rstrip(), flush=True)
     tell = bar(recipe.run_name, recipe.epochs) if say is print else silent
     while not is_over(recipe, state.history):
-        _check_time(loop, deadline)
+        _check_time(loop)
         begin, cpu, epoch = time.perf_counter(), time.process_time(), state.epoch
         loss = loop.epoch(lambda share, epoch=epoch: tell(epoch + share))
         if not math.isfinite(loss):
@@ -161,16 +159,11 @@ def _train(
             f"PublicTest {accuracy:.2%} {seconds:.0f} s", flush=True)  # fmt: skip
 
 
-def _session_end() -> float:
-    """When the time is up that $FERKIT_UNTIL gives, on time.monotonic's clock."""
-    return time.monotonic() + float(os.environ.get("FERKIT_UNTIL", math.inf)) - time.time()
-
-
-def _check_time(loop: Loop, deadline: float) -> None:
-    """OutOfTime where an epoch as long as the ones before would end after the deadline."""
+def _check_time(loop: Loop) -> None:
+    """OutOfTime where an epoch as long as the ones before would end after the Unix time in $FERKIT_UNTIL."""
     state = loop.state
-    ends = time.monotonic() + state.seconds / max(state.epoch, 1)
-    if loop.team.from_first(ends > deadline):
+    ends = time.time() + state.seconds / max(state.epoch, 1)
+    if loop.team.from_first(ends > float(os.environ.get("FERKIT_UNTIL", math.inf))):
         raise OutOfTime(f"{loop.recipe.run_name}: out of time after epoch {state.epoch} of {loop.recipe.epochs}")
 
 

@@ -25,6 +25,8 @@ def run(tmp_path_factory, faces):
     folder, recipe = tmp_path_factory.mktemp("run"), Recipe("r", options={"width": 8})
     torch.manual_seed(0)
     save_weights(create_model("compact", width=8), folder / "best.safetensors", recipe, faces.classes)
+    record = {"schema": 1, "data": {"name": "embedded", "fingerprint": faces.fingerprint}}
+    (folder / "record.json").write_text(json.dumps(record))
     robustness.obtain(folder, faces, "cpu")
     return folder
 
@@ -206,8 +208,7 @@ def test_the_command_prints_the_table_once_measured_and_refuses_other_data(run, 
     from ferkit import sources
 
     monkeypatch.setattr(sources, "load", lambda *_, **__: faces)
-    record = {"schema": 1, "data": {"name": "embedded", "fingerprint": faces.fingerprint}}
-    (run / "record.json").write_text(json.dumps(record))
+    record = json.loads((run / "record.json").read_text())
     assert cli.main(["robustness", str(run)]) == 0
     out = capsys.readouterr().out
     assert "has corrupted.npz, which is only read" in out and "mean of 15 x 5:" in out

@@ -219,7 +219,7 @@ WAITS_TO_BE_KILLED = """
 import pathlib, sys, time
 if sys.orig_argv[sys.orig_argv.index("--seed") + 1] == "0":
     from ferkit import train
-    def check(loop, deadline):
+    def check(loop):
         while loop.state.epoch == 1 and not pathlib.Path({path!r}).exists():
             time.sleep(0.05)
     train._check_time = check

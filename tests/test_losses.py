@@ -139,7 +139,7 @@ def test_compiled_training_is_the_same_training(tmp_path, monkeypatch):
     assert losses[0] == losses[1] and len(captured) == 1
 
 
-def test_out_of_time_keeps_what_is_done(tmp_path):
+def test_out_of_time_keeps_what_is_done(tmp_path, monkeypatch):
     import time
 
     from ferkit.train import OutOfTime
@@ -147,6 +147,8 @@ def test_out_of_time_keeps_what_is_done(tmp_path):
     faces = synthetic.embedded_faces(100)
     recipe = Recipe("t", options={"width": 8}, batch_size=16, stages=((3, 24),), precision="float32")
     with pytest.raises(OutOfTime, match="t-s0: out of time after epoch 0 of 3"):
-        records.run(recipe, faces, tmp_path, "cpu", deadline=time.monotonic() - 1)
+        monkeypatch.setenv("FERKIT_UNTIL", str(time.time() - 1))
+        records.run(recipe, faces, tmp_path, "cpu")
     assert not (tmp_path / "record.json").exists()
-    assert records.run(recipe, faces, tmp_path, "cpu", deadline=time.monotonic() + 600)["selected"]["epoch"]
+    monkeypatch.setenv("FERKIT_UNTIL", str(time.time() + 600))
+    assert records.run(recipe, faces, tmp_path, "cpu")["selected"]["epoch"]

@@ -57,6 +57,7 @@ BROKEN = {
         "line 2: pixel '256' is not a number in 0..255",
     ),
     "a pixel of 999": (lambda d: d.replace(b",0 9 255 ", b",0 9 999 "), "line 2: pixel '999'"),
+    "zeros before 999": (lambda d: d.replace(b",0 9 255 ", b",0 9 000000000999 "), "line 2: pixel '000000000999'"),
     "four digits": (lambda d: d.replace(b",0 9 255 ", b",0 9 1000 "), "line 2: pixel '1000'"),
     "a long number": (lambda d: d.replace(b",0 9 255 ", b",0 9 " + b"9" * 5000 + b" "), "line 2: pixel '9999"),
     "a length that wraps": (lambda d: d.replace(b",0 9 255 ", b",0 9 " + b"9" * 256 + b"255 "), "line 2: pixel '9999"),

@@ -220,7 +220,10 @@ def test_pictures_of_every_mode_are_read_alike(tmp_path):
         pictures.read_picture(tmp_path / "f.tif")
     whole = (tmp_path / "RGB.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
-    for name in ("half.png", "missing.png"):
+    turned[0x011A] = 2.5  # a resolution, which is then said to be text
+    broken = turned.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02")
+    grey.save(tmp_path / "exif.jpg", exif=broken)
+    for name in ("half.png", "missing.png", "exif.jpg"):
         with pytest.raises(DataError, match=f"{name}: not a picture that can be decoded"):
             pictures.read_picture(tmp_path / name)
 

@@ -1,6 +1,7 @@
 """A study is shared by processes, survives the death of one, and its best recipe can be trained."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,10 @@ def test_the_best_recipe_has_a_name(studied, monkeypatch):
     assert recipe.name == "tiny-quick+study=s+stages=1_24" and recipe.lr == report["best"]["lr"] and recipe.seed == 3
     with pytest.raises(ValueError, match="no study 'gone'; run one with: ferkit search gone"):
         recipes.get_recipe("compact", "study:gone")
+    for data in ("fer2013", "ferplus"):
+        shutil.copytree(next(root.glob("runs/studies/*/s")), root / "runs" / "studies" / data / "twice")
+    with pytest.raises(ValueError, match="twice.study.json are studies of one name"):
+        recipes.get_recipe("compact", "study:twice")
     with pytest.raises(ValueError, match="is a study of compact, not of vgg_fer"):
         recipes.get_recipe("vgg_fer", "study:s")
 

@@ -113,12 +113,10 @@ def write_teacher(arguments: argparse.Namespace) -> None:
 def measure_robustness(arguments: argparse.Namespace) -> None:
     from ferkit import records, robustness, sources
 
-    recorded = {Path(folder): records.read_record(folder)["data"] for folder in arguments.folders}
+    recorded = {Path(folder): records.read_record(folder) for folder in arguments.folders}
     faces = sources.load(arguments.data, labels=arguments.labels)
-    for folder, data in recorded.items():
-        if data["fingerprint"] != faces.fingerprint:
-            raise DataError(f"{folder} was measured on {data['name']}, fingerprint {data['fingerprint']}; these are "
-                            f"{faces.name}, {faces.fingerprint}: give its own with --data and --labels")  # fmt: skip
+    for folder, record in recorded.items():
+        records.check_faces(folder, record, faces)
     for folder in recorded:
         measured = (folder / robustness.FILE).exists()
         print(f"{folder}" + (f" has {robustness.FILE}, which is only read" if measured else ""), flush=True)

@@ -62,13 +62,14 @@ def train_recipe(arguments: argparse.Namespace) -> int:
     from ferkit.jobs import OUT_OF_TIME
     from ferkit.recipes import get_recipe, started_from
     from ferkit.train import OutOfTime
+    from ferkit.weights import BEST
 
     changes = _changes(arguments.changes) | ({"exclude": arguments.exclude} if arguments.exclude else {})
     recipe = get_recipe(arguments.model, arguments.recipe, arguments.seed, **changes)
     weights = Path(arguments.weights) if arguments.weights else None
     if weights and weights.is_dir():  # a run
-        weights /= "best.safetensors"
-    if weights and not recipe.pretrained:  # not the run that starts at random
+        weights /= BEST
+    if weights:
         recipe = started_from(recipe, weights)
     say = print if int(os.environ.get("RANK", 0)) == 0 else (lambda _: None)  # one of torchrun's processes speaks
     faces = sources.load(arguments.data, labels=arguments.labels, say=say)
