@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 from ferkit import DataError
 from ferkit.kaggle_client import call, check_credentials, failure
 from ferkit.labels import OFFICIAL_COUNTS, UNLABELLED
-from ferkit.sources import Raw, read
+from ferkit.layouts import Raw
+from ferkit.sources import read
 from ferkit.trees import open_tree
 
 CHALLENGE = "challenges-in-representation-learning-facial-expression-recognition-challenge"

@@ -10,7 +10,7 @@ from ferkit.calibration import selective_accuracy
 from ferkit.ensemble_study import MethodRow
 from ferkit.labels import COLOURS
 from ferkit.metrics import softmax
-from ferkit.plots import hue, new_figure
+from ferkit.plots import heatmap, hue, new_figure
 
 
 def member_pairs(tables: dict[str, np.ndarray], names: list[str], title: str) -> Figure:
@@ -20,16 +20,9 @@ def member_pairs(tables: dict[str, np.ndarray], names: list[str], title: str) ->
     figure, axes = new_figure(1, len(tables), (side * n * len(tables) + 3, side * n + 1.2))
     for place, (what, table) in zip(axes[0], tables.items(), strict=True):
         shown = np.where(np.eye(n, dtype=bool), np.nan, table)
-        low, high = np.nanmin(shown), np.nanmax(shown)
-        place.imshow(shown, cmap="cividis", vmin=low, vmax=high)
-        for (i, j), value in np.ndenumerate(shown):
-            if np.isfinite(value):
-                colour = "white" if value < (low + high) / 2 else "black"
-                place.text(j, i, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=7, color=colour)
-        place.set_xticks(range(n), range(1, n + 1))
-        place.set_yticks(
-            range(n), [f"{name}  {i}" for i, name in enumerate(names, 1)] if place is axes[0, 0] else [""] * n
-        )
+        texts = np.vectorize(lambda value: "" if np.isnan(value) else f"{value:.2f}".replace("0.", "."))(shown)
+        rows = [f"{name}  {i}" for i, name in enumerate(names, 1)] if place is axes[0, 0] else [""] * n
+        heatmap(place, shown, texts, rows, range(1, n + 1), cmap="cividis", aspect="equal")
         place.tick_params(labelsize=8)
         place.set_title(what, fontsize=10)
     figure.suptitle(title, fontsize=10)

@@ -10,18 +10,11 @@ import numpy as np
 
 from ferkit import DataError
 from ferkit.ensemble import ALIASES, METHODS, Combination, get_method, nested
+from ferkit.experiment import certificate, save_logits, save_record
 from ferkit.faces import Faces
 from ferkit.machine import code_version
 from ferkit.members import Members, is_snapshot, load_members, weights_file
-from ferkit.records import (
-    certificate,
-    measured_splits,
-    outside,
-    read_record,
-    save_arrays,
-    save_logits,
-    save_record,
-)
+from ferkit.records import measured_splits, outside, read_record, save_arrays
 from ferkit.soups import SOUPS, soup
 from ferkit.weights import BEST
 

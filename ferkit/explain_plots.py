@@ -9,7 +9,7 @@ from torch import Tensor
 from ferkit.faces import Faces
 from ferkit.faithfulness import BASELINES
 from ferkit.metrics import mean_accuracy
-from ferkit.plots import hue, new_figure, picture
+from ferkit.plots import heatmap, hue, new_figure, picture
 
 STYLES = dict(
     zip(BASELINES, (("0.55", "--"), ("black", ":")), strict=True)
@@ -198,16 +198,13 @@ def promised_and_lost(
 ) -> Figure:
     """Means by predicted class of explain_study.promised and lost, (N, parts): does the map foretell the loss?"""
     there = [c for c in range(len(classes)) if (said == c).any()]
+    rows = [f"{classes[c]}, n {(said == c).sum():,}" for c in there]
     figure, axes = new_figure(1, 2, (10, 0.38 * len(there) + 1.5), sharey=True)
     names = ("promised: share of the map, %", "lost when covered, points")
     for place, values, name in zip(axes[0], (promised, lost), names, strict=True):
         table = np.stack([100 * values[said == c].mean(0) for c in there])
-        place.imshow(table, cmap="Blues", vmin=min(0, table.min()), vmax=table.max(), aspect="auto")
-        for (i, j), value in np.ndenumerate(table):
-            colour = "white" if value > 0.6 * table.max() else "black"
-            place.text(j, i, f"{round(value)}", ha="center", va="center", fontsize=9, color=colour)
-        place.set_xticks(range(len(parts)), parts)
+        texts = np.vectorize("{:.0f}".format)(table)
+        heatmap(place, table, texts, rows, parts, vmin=min(0, table.min()), vmax=table.max())
         place.set_title(name, fontsize=9)
-    axes[0, 0].set_yticks(range(len(there)), [f"{classes[c]}, n {(said == c).sum():,}" for c in there])
     figure.suptitle(title, fontsize=10)
     return figure

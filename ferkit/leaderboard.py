@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ferkit import recipes
-from ferkit.atomic import write_whole
+from ferkit.atomic import project_root, write_whole
 from ferkit.audit import load_audit, part_of_rows
 from ferkit.claims import CLAIMS_ON
 from ferkit.comparison import hits
@@ -15,7 +15,7 @@ from ferkit.independence import dependence
 from ferkit.metrics import mean_accuracy
 from ferkit.protocols import other_protocol
 from ferkit.recipe import Recipe
-from ferkit.records import VOTES, find_records, load_logits, measured_splits, outside, project_root
+from ferkit.records import VOTES, find_records, load_logits, measured_splits, outside
 
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 NO_MEMBER = re.compile(rf"-({'|'.join(set(recipes.NO_RESULT) - {'member'})})(\+|-s\d|$)|\+fold=")  # of an ensemble

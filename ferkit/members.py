@@ -7,10 +7,11 @@ import numpy as np
 
 from ferkit import DataError
 from ferkit.ensemble import Combination, get_method
+from ferkit.experiment import save_logits
 from ferkit.faces import Faces
 from ferkit.independence import dependence
 from ferkit.protocols import other_protocol
-from ferkit.records import load_logits, measured_splits, read_record, save_logits
+from ferkit.records import load_logits, measured_splits, read_record
 from ferkit.weights import BEST
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ferkit.claims import Claim
 from ferkit.models.outline import Part
-from ferkit.plots import folded, hue, new_figure
+from ferkit.plots import folded, hue, new_figure, whisker
 
 
 def architecture(parts: list[Part], title: str) -> Figure:
@@ -57,8 +57,7 @@ def claimed_and_measured(claims: list[Claim], measured: list[tuple[str, dict, in
         axes.plot(claim.percent, -len(names), "o" if claim.sound else "x", color="0.4", fillstyle="none", markersize=8)
         names.append(folded(f"claimed: {claim.name}" + ("" if claim.sound else " (unsound)")))
     for name, headline, n in measured:
-        value, low, high = (100 * headline[key] for key in ("value", "low", "high"))
-        axes.errorbar(value, -len(names), xerr=[[value - low], [high - value]], fmt="o", color=hue(0), capsize=4)
+        whisker(axes, -len(names), headline)
         names.append(folded(f"measured: {name}, n {n:,}"))
     axes.set_yticks([-i for i in range(len(names))], names)
     axes.set(xlabel="accuracy, % (measured: 95 % bootstrap interval)", title=title, ylim=(-len(names) + 0.4, 0.6))

@@ -1,13 +1,14 @@
-"""Figures of studies over many runs: differences to a baseline, curves, searches, robustness under corruptions."""
+"""Figures of studies over many runs: policies and corruptions, differences to a baseline, curves, searches."""
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
+from torch import Generator, Tensor
 
+from ferkit.augment import POLICIES, augment, draw_mixing, get_policy
 from ferkit.comparison import Row
 from ferkit.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from ferkit.plots import hue, new_figure, picture
+from ferkit.plots import heatmap, hue, new_figure, picture, whisker
 
 
 def corruptions(image: Tensor) -> Figure:
@@ -31,17 +32,33 @@ def corruptions(image: Tensor) -> Figure:
     return figure
 
 
+def policies(
+    image: Tensor, n: int = 10, seed: int = 0, names: tuple[str, ...] = tuple(POLICIES),
+    partner: Tensor | None = None,
+) -> Figure:  # fmt: skip
+    """Policies on the same face, uint8 (H, W), n draws each; mixed with a partner (H, W) where there is one."""
+    figure, axes = new_figure(len(names), n, (n * 0.85, len(names) * 0.9 + 0.4))
+    for name, row in zip(names, axes, strict=True):
+        policy, generator = get_policy(name), Generator().manual_seed(seed)
+        drawn = augment(image.expand(n, -1, -1), policy, generator)
+        for i, place in enumerate(row):
+            mixing = draw_mixing(policy, 2, len(image), generator) if partner is not None else None
+            other = drawn[i] if mixing is None else augment(partner[None], policy, generator)[0]
+            picture(place, (drawn[i] if mixing is None else mixing.images(drawn[i], other))[0] * 255)
+            place.axis("off")
+        row[0].text(-0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=9)
+    told = "" if partner is not None else " (mixup and CutMix, which need a second face, are not shown)"
+    figure.suptitle(f"One face under {len(names)} policies{told}", fontsize=9)
+    return figure
+
+
 def robustness_heatmap(values: dict[str, np.ndarray], names: list[str], title: str) -> Figure:
     """Accuracies in [0, 1] as colour and, in percent, as text: a row a model or policy, (15,) each; a column a name."""
     table = 100 * np.stack(list(values.values()))
     figure, axes = new_figure(size=(0.55 * len(names) + 2.5, 0.36 * len(values) + 1.9))
-    axes, middle = axes[0, 0], (table.min() + table.max()) / 2
-    shown = axes.imshow(table, cmap="viridis", aspect="auto")
-    for (i, j), value in np.ndenumerate(table):
-        axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8,
-                  color="white" if value < middle else "black")  # fmt: skip
-    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=45, ha="right")
-    axes.set_yticks(range(len(values)), list(values))
+    axes, texts = axes[0, 0], np.vectorize("{:.1f}".format)(table)
+    columns = [name.replace("_", " ") for name in names]
+    shown = heatmap(axes, table, texts, list(values), columns, slanted=True, cmap="viridis")
     axes.set_title(title, fontsize=10)
     figure.colorbar(shown, label="accuracy, %", pad=0.02)
     return figure
@@ -53,9 +70,7 @@ def differences(rows: list[Row], title: str) -> Figure:
     figure, axes = new_figure(size=(8, 0.36 * len(shown) + 1.5))
     axes = axes[0, 0]
     for i, row in enumerate(shown):
-        value, low, high = (100 * row.difference[key] for key in ("value", "low", "high"))
-        style = {"fmt": "o", "color": hue(0), "capsize": 3, "fillstyle": "full" if row.adjusted < 0.05 else "none"}
-        axes.errorbar(value, -i, xerr=[[value - low], [high - value]], **style)
+        whisker(axes, -i, row.difference, fillstyle="full" if row.adjusted < 0.05 else "none")
     axes.axvline(0, color="0.6", linestyle=":")
     names = [f"{row.name} ({len(row.accuracies)} seed{'s' * (len(row.accuracies) > 1)})" for row in shown]
     axes.set_yticks([-i for i in range(len(shown))], names)
@@ -70,13 +85,8 @@ def class_effects(values: dict[str, np.ndarray], classes: tuple[str, ...], title
     """Differences in recall, (C,) each in -1..1, as colour and in points: a row a choice, a column a class."""
     table = 100 * np.stack(list(values.values()))
     figure, axes = new_figure(size=(0.85 * len(classes) + 2.6, 0.36 * len(values) + 1.7))
-    axes, limit = axes[0, 0], max(1.0, np.abs(table).max())
-    shown = axes.imshow(table, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-    for (i, j), value in np.ndenumerate(table):
-        axes.text(j, i, f"{value:+.1f}", ha="center", va="center", fontsize=8,
-                  color="white" if abs(value) > 0.65 * limit else "black")  # fmt: skip
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set_yticks(range(len(values)), list(values))
+    axes, limit, texts = axes[0, 0], max(1.0, np.abs(table).max()), np.vectorize("{:+.1f}".format)(table)
+    shown = heatmap(axes, table, texts, list(values), classes, cmap="RdBu", vmin=-limit, vmax=limit)
     axes.set_title(title, fontsize=10)
     figure.colorbar(shown, label="recall, points", pad=0.02)
     return figure

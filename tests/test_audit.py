@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, audit, cli, leaderboard, records, synthetic
+from ferkit import DataError, atomic, audit, cli, leaderboard, records, synthetic
 from ferkit.faces import Faces
 from ferkit.protocols import arrange
 from ferkit.recipe import Recipe
@@ -122,7 +122,7 @@ def test_the_committed_audit_is_that_of_fer2013(real_faces):
 def test_the_table_says_how_clean_runs_are():
     committed = audit.load_audit(audit.audit_file("fer2013"))
     n = 3589 - sum(map(len, committed["rows"]["PrivateTest"].values()))
-    table = leaderboard.results_table(records.project_root() / "results")
+    table = leaderboard.results_table(atomic.project_root() / "results")
     assert f"({n:,}) |" in table and "not audited" not in table
 
 

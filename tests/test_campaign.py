@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from ferkit import DataError, atomic, campaign, cli, jobs, packing, records, sources, synthetic
+from ferkit import DataError, atomic, campaign, cli, experiment, jobs, packing, records, sources, synthetic
 
 # Two tiny runs of about a second, and the start of their processes; and one that is not for this machine.
 CAMPAIGN = """
@@ -58,7 +58,7 @@ def lent(drawn_csv, tmp_path_factory):
 
 
 def test_the_list_of_the_repository_holds_every_record():
-    root = records.project_root()
+    root = atomic.project_root()
     jobs = campaign.load_campaign(root / "campaign.toml")
     trained = [record for _, record in records.find_records(root / "results") if "members" not in record["recipe"]]
     done = {f"{record['data']['name']}/{record['run']}" for record in trained}
@@ -103,7 +103,7 @@ def test_a_run_is_a_command_that_can_be_typed(drawn_csv, tmp_path, monkeypatch):
     (tmp_path / "campaign.toml").write_text(odd)
     for run in campaign.load_campaign(tmp_path / "campaign.toml"):
         seen = []
-        monkeypatch.setattr(records, "run", lambda recipe, *_, seen=seen, **__: seen.append(recipe))
+        monkeypatch.setattr(experiment, "run", lambda recipe, *_, seen=seen, **__: seen.append(recipe))
         monkeypatch.setattr(records, "summary", str)
         assert cli.main(["train", *run.arguments, "--data", str(drawn_csv), "--out", str(tmp_path)]) == 0
         assert seen == [run.recipe]
@@ -337,7 +337,7 @@ def test_the_command_runs_packs_and_merges(lent, drawn_csv, tmp_path, monkeypatc
     shutil.copytree(lent[0] / "runs", tmp_path / "runs")
     shutil.rmtree(tmp_path / "runs" / lent[1][1].name)
     (tmp_path / "campaign.toml").write_text(CAMPAIGN)
-    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(atomic, "project_root", lambda: tmp_path)
     archive, data = str(tmp_path / "runs.zip"), str(drawn_csv)
     run = ["campaign", "run", "--budget", "9m", "--device", "cpu", "--only", "*-s1", "--pack", archive, "--data", data]
     assert cli.main([*run, "--jobs", "2"]) == 0

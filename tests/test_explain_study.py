@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import explain_plots, explain_study, records, synthetic
+from ferkit import experiment, explain_plots, explain_study, synthetic
 from ferkit.explain import mask_maps
 from ferkit.faithfulness import baseline_maps
 from ferkit.models import create_model
@@ -81,11 +81,11 @@ def test_masks_come_as_maps():
 def test_weights_are_trained_where_only_a_record_was_committed(tmp_path, monkeypatch):
     tiny = Recipe("a", options={"width": 8}, stages=((1, 16),), batch_size=32, policy="flip", precision="float32")
     faces = synthetic.embedded_faces(40)
-    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
-    records.run(tiny, faces, tmp_path / "results" / "embedded" / tiny.run_name, say=silent)
-    folder = records.obtain(tiny, faces, kept=True)
+    monkeypatch.setattr(experiment, "project_root", lambda: tmp_path)
+    experiment.run(tiny, faces, tmp_path / "results" / "embedded" / tiny.run_name, say=silent)
+    folder = experiment.obtain(tiny, faces, kept=True)
     assert folder == tmp_path / "runs" / "embedded" / tiny.run_name and (folder / "best.safetensors").exists()
-    assert records.obtain(tiny, faces, kept=True) == folder
+    assert experiment.obtain(tiny, faces, kept=True) == folder
 
 
 def test_figures_stand_gaps_and_empty_classes():

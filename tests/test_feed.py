@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, feed, records, sources, synthetic
+from ferkit import DataError, experiment, feed, records, sources, synthetic
 from ferkit.feed import Feed
 from ferkit.recipe import Recipe
 
@@ -53,7 +53,7 @@ def test_pictures_on_disk_are_mapped_and_train(folder, small_windows, monkeypatc
     monkeypatch.setattr(feed, "memory", lambda _: faces.images.nbytes)  # too little for all of it
     recipe = Recipe("m", options={"width": 8, "drop": 0.0}, stages=((6, 24),), batch_size=16, precision="float32",
                     policy="none", ema=0.9)  # fmt: skip
-    record = records.run(recipe, faces, tmp_path / "run", "cpu")
+    record = experiment.run(recipe, faces, tmp_path / "run", "cpu")
     losses = [float(row["loss"]) for row in records.read_log(tmp_path / "run")]
     assert losses[-1] < losses[0] - 0.1 and record["data"]["n"]["Training"] == len(faces.split("Training"))
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ferkit import DataError, ferplus, records, sources, synthetic
+from ferkit import DataError, experiment, ferplus, records, sources, synthetic
 from ferkit.labels import FERPLUS_CLASSES, UNLABELLED
 from ferkit.losses import vote_targets
 from ferkit.recipe import Recipe
@@ -32,7 +32,7 @@ def test_each_split_follows_its_rule():
 def test_a_record_of_ferplus_has_both_test_sets(faces, tmp_path):
     ours = ferplus.as_ferplus(faces)
     recipe = Recipe("f", options={"width": 8}, targets="votes", stages=((1, 24),), batch_size=32, precision="float32")
-    record = records.run(recipe, ours, tmp_path / "run")
+    record = experiment.run(recipe, ours, tmp_path / "run")
     n = record["data"]["n"]
     assert record["metrics"]["PrivateTest"]["n"] == n["PrivateTest"] < n["PrivateTest argmax"]
     assert record["metrics"]["PrivateTest argmax"]["n"] == n["PrivateTest argmax"] == len(ours.split("PrivateTest"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ferkit import DataError, cli, kaggle_client, packing, records, session
+from ferkit import DataError, atomic, cli, kaggle_client, packing, session
 from ferkit import kaggle as kernels
 
 KEY = "5ecret0123456789abcdef0123456789"
@@ -76,7 +76,7 @@ def test_the_notebook_carries_the_package_and_no_more(built):
     assert all(not cell.get("outputs") for cell in notebook["cells"])
     with unpacked(notebook) as archive:
         names = set(archive.getnames())
-    root = records.project_root()
+    root = atomic.project_root()
     python = {path.relative_to(root).as_posix() for path in (root / "ferkit").rglob("*.py")}
     assert python <= names and "notebooks/07_baselines.ipynb" in names
     allowed = r"(ferkit/[\w/]+\.(py|css|js)|notebooks/\d\d_\w+\.ipynb|results/\S+\.(json|npz|csv)|\w+\.(toml|txt))"
@@ -88,14 +88,14 @@ def test_metadata_names_the_user_and_the_top_level_file_names_the_notebook(built
     assert metadata["id"] == "someone/ferkit" and metadata["code_file"] == kernels.NOTEBOOK
     assert metadata["machine_shape"] == "NvidiaTeslaT4" and metadata["enable_internet"] is False
     assert kernels.check(built) == metadata
-    top = kernels.read_metadata(records.project_root())
+    top = kernels.read_metadata(atomic.project_root())
     assert top["code_file"] == "build/kaggle/ferkit.ipynb" and top["id"] == f"{kernels.PLACEHOLDER}/ferkit"
     kernels.build(copy, "someone", resume=True)
     assert kernels.read_metadata(copy)["kernel_sources"] == ["someone/ferkit"]
 
 
 def test_the_same_files_make_the_same_archive():
-    files = kernels.bundle(records.project_root())
+    files = kernels.bundle(atomic.project_root())
     assert kernels.pack(files) == kernels.pack(files)
     assert "fer2013/compact-s0" in files[kernels.DONE].decode().split()
 
@@ -275,7 +275,7 @@ def test_a_kernel_that_is_not_there(kaggle):
 
 
 def test_the_output_is_fetched_and_its_archive_named(kaggle, tmp_path, capsys):
-    packing.pack([records.project_root() / "results" / "fer2013" / "compact-s0"], tmp_path / "runs.zip")
+    packing.pack([atomic.project_root() / "results" / "fer2013" / "compact-s0"], tmp_path / "runs.zip")
     kaggle.files = {"runs.zip": (tmp_path / "runs.zip").read_bytes(), "runs/a/b/log.csv": b"1\n"}
     to = tmp_path / "to"
     assert cli.main(["kaggle", "output", "someone/ferkit", "--to", str(to)]) == 0
@@ -325,7 +325,7 @@ def test_of_two_versions_of_a_run_the_further_one_stays(tmp_path):
 
 def test_an_archive_of_runs_is_merged(tmp_path, capsys):
     (tmp_path / "input").mkdir()
-    packing.pack([records.project_root() / "results" / "fer2013" / "compact-s0"], tmp_path / "input" / "any.zip")
+    packing.pack([atomic.project_root() / "results" / "fer2013" / "compact-s0"], tmp_path / "input" / "any.zip")
     session.restore(tmp_path / "input", tmp_path / "root")
     assert "fer2013/compact-s0: recorded" in capsys.readouterr().out
     assert (tmp_path / "root" / "runs" / "fer2013" / "compact-s0" / "record.json").exists()

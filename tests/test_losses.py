@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ferkit import DataError, records, schedule, synthetic
+from ferkit import DataError, experiment, records, schedule, synthetic
 from ferkit.augment import Mixing
 from ferkit.loop import Average, _decay
 from ferkit.losses import Objective, cross_entropy, teacher_logits, vote_targets
@@ -116,7 +116,7 @@ def test_every_way_of_training_learns(changes, tmp_path):
     faces = synthetic.embedded_faces(200)
     recipe = Recipe("w", options={"width": 8, "drop": 0.0}, batch_size=16, policy="none", ema=0.9, stages=((8, 24),),
                     **({"precision": "float32"} | changes))  # fmt: skip
-    record = records.run(recipe, faces, tmp_path, "cpu")
+    record = experiment.run(recipe, faces, tmp_path, "cpu")
     losses = [float(row["loss"]) for row in records.read_log(tmp_path)]
     assert losses[-1] < losses[0] - 0.1
     assert record["precision"]["used"] == recipe.precision
@@ -133,8 +133,8 @@ def test_compiled_training_is_the_same_training(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", compile_eagerly)
     faces = synthetic.embedded_faces(100)
     recipe = Recipe("c", options={"width": 8}, batch_size=16, stages=((1, 24), (1, 32)), precision="float32")
-    records.run(recipe, faces, tmp_path / "plain", "cpu")
-    records.run(recipe, faces, tmp_path / "compiled", "cpu", compiled=True)
+    experiment.run(recipe, faces, tmp_path / "plain", "cpu")
+    experiment.run(recipe, faces, tmp_path / "compiled", "cpu", compiled=True)
     losses = [[row["loss"] for row in records.read_log(tmp_path / name)] for name in ("plain", "compiled")]
     assert losses[0] == losses[1] and len(captured) == 1
 
@@ -148,7 +148,7 @@ def test_out_of_time_keeps_what_is_done(tmp_path, monkeypatch):
     recipe = Recipe("t", options={"width": 8}, batch_size=16, stages=((3, 24),), precision="float32")
     with pytest.raises(OutOfTime, match="t-s0: out of time after epoch 0 of 3"):
         monkeypatch.setenv("FERKIT_UNTIL", str(time.time() - 1))
-        records.run(recipe, faces, tmp_path, "cpu")
+        experiment.run(recipe, faces, tmp_path, "cpu")
     assert not (tmp_path / "record.json").exists()
     monkeypatch.setenv("FERKIT_UNTIL", str(time.time() + 600))
-    assert records.run(recipe, faces, tmp_path, "cpu")["selected"]["epoch"]
+    assert experiment.run(recipe, faces, tmp_path, "cpu")["selected"]["epoch"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, ensemble_study, leaderboard, records, synthetic
+from ferkit import DataError, ensemble_study, experiment, leaderboard, records, synthetic
 from ferkit.cli import main
 from ferkit.distillation import teach
 from ferkit.ensemble import METHODS
@@ -37,7 +37,7 @@ def trained(faces, tmp_path_factory):
     """Three finished runs; the last one keeps three snapshots."""
     root = tmp_path_factory.mktemp("runs")
     for recipe in (TINY, replace(TINY, name="b", seed=1), CYCLES):
-        records.run(recipe, faces, root / recipe.name, say=silent)
+        experiment.run(recipe, faces, root / recipe.name, say=silent)
     return root
 
 
@@ -216,7 +216,7 @@ def test_a_teacher_has_not_seen_what_it_judges(faces, tmp_path):
     folds = [replace(TINY, name=f"fold{k}", fold=(k, 2)) for k in range(2)]
     folders = [tmp_path / recipe.name for recipe in folds]
     for recipe, folder in zip(folds, folders, strict=True):
-        records.run(recipe, faces, folder, say=silent)
+        experiment.run(recipe, faces, folder, say=silent)
     path, training = tmp_path / "teachers" / "t.npz", faces.split("Training")
     accuracy = teach(folders, faces, path)
     found = teacher_logits(path, training)
@@ -237,7 +237,7 @@ def test_a_teacher_has_not_seen_what_it_judges(faces, tmp_path):
     with pytest.raises(ValueError, match="more than once"):
         teach([*folders, folders[0]], faces, other)
     assert not other.exists()
-    taught = records.run(replace(TINY, teacher=str(path)), faces, tmp_path / "taught", say=silent)
+    taught = experiment.run(replace(TINY, teacher=str(path)), faces, tmp_path / "taught", say=silent)
     assert taught["teacher"]["file"] == "t.npz"
 
 

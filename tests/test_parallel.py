@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import torch
 
-from ferkit import DataError, parallel, records, synthetic
+from ferkit import DataError, experiment, parallel, records, synthetic
 from ferkit.parallel import Team
 from ferkit.recipe import Recipe
 
@@ -30,7 +30,7 @@ def alone(faces, tmp_path_factory):
     before = torch.get_num_threads()
     torch.set_num_threads(2)  # as many as two processes have together
     try:
-        return folder, records.run(RECIPE, faces, folder, "cpu")
+        return folder, experiment.run(RECIPE, faces, folder, "cpu")
     finally:
         torch.set_num_threads(before)
 
@@ -46,7 +46,7 @@ def assert_same_training(ours, theirs):
 
 
 def test_two_processes_train_as_one(alone, faces, tmp_path):
-    record = records.run(RECIPE, faces, tmp_path, "cpu", processes=2)
+    record = experiment.run(RECIPE, faces, tmp_path, "cpu", processes=2)
     assert_same_training(tmp_path, alone[0])
     assert record["metrics"]["PublicTest"]["n"] == len(faces.split("PublicTest")) == 31  # ragged for two
     assert record["metrics"]["PublicTest"]["confusion"] == alone[1]["metrics"]["PublicTest"]["confusion"]
@@ -55,7 +55,7 @@ def test_two_processes_train_as_one(alone, faces, tmp_path):
 def test_a_failing_process_is_quoted(faces, tmp_path):
     (tmp_path / "last.pt").write_bytes(b"rubbish")
     with pytest.raises(DataError, match=r"process \d of 2 failed: .*damaged checkpoint"):
-        records.run(RECIPE, faces, tmp_path, "cpu", processes=2)
+        experiment.run(RECIPE, faces, tmp_path, "cpu", processes=2)
 
 
 def ferkit(*launcher: str, folder) -> None:
@@ -80,9 +80,9 @@ def test_two_processes_train_from_a_notebook(alone, tmp_path):
     from papermill import execute_notebook
 
     cells = [
-        "from pathlib import Path\nfrom ferkit import records, synthetic\nfrom ferkit.recipe import Recipe",
+        "from pathlib import Path\nfrom ferkit import experiment, synthetic\nfrom ferkit.recipe import Recipe",
         f"recipe = {RECIPE!r}",
-        f"records.run(recipe, synthetic.embedded_faces(207), Path({str(tmp_path / 'run')!r}), 'cpu', processes=2)",
+        f"experiment.run(recipe, synthetic.embedded_faces(207), Path({str(tmp_path / 'run')!r}), 'cpu', processes=2)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
     nbformat.write(notebook, tmp_path / "in.ipynb")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ferkit import DataError, records, synthetic
+from ferkit import DataError, experiment, records, synthetic
 from ferkit.models import create_model
 from ferkit.predict import logits
 from ferkit.protocols import SORTED, SPLIT_OFF, arrange, balanced, other_protocol
@@ -54,10 +54,10 @@ def test_a_sorted_test_set_is_the_same_faces(faces):
 
 
 def test_a_leak_is_recorded_as_what_it_is(faces, tmp_path):
-    record = records.run(replace(TINY, protocol="choose_on_private"), faces, tmp_path / "a")
+    record = experiment.run(replace(TINY, protocol="choose_on_private"), faces, tmp_path / "a")
     assert record["selected"]["by"] == "PrivateTest accuracy"
     assert record["selected"]["accuracy"] == pytest.approx(record["metrics"]["PrivateTest"]["accuracy"]["value"], 1e-5)
-    record = records.run(replace(TINY, protocol="augment_first"), faces, tmp_path / "b")
+    record = experiment.run(replace(TINY, protocol="augment_first"), faces, tmp_path / "b")
     assert record["metrics"][SPLIT_OFF]["n"] == len(arrange(faces, replace(TINY, protocol="augment_first")).choosing)
 
 
@@ -68,7 +68,7 @@ def test_who_learned_from_a_leaking_run_is_told(faces, tmp_path):
         and other_protocol({"recipe": {"protocol": "with_public"}}) == "with_public"
     )
     assert other_protocol({"recipe": {"protocol": "standard"}, "start": {"file": "a+protocol=standard-s0"}}) == ""
-    records.run(replace(TINY, protocol="with_public"), faces, tmp_path / "run")
+    experiment.run(replace(TINY, protocol="with_public"), faces, tmp_path / "run")
     with pytest.raises(DataError, match="parts are those of runs on Training alone"):
         records.measure_parts(tmp_path / "run", {})
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, independence, leaderboard, records, synthetic
+from ferkit import DataError, experiment, independence, leaderboard, records, synthetic
 from ferkit.metrics import HEADLINES
 from ferkit.recipe import Recipe
 
@@ -16,7 +16,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "r"
     recipe = Recipe("r", options={"width": 8}, stages=((1, 48),), batch_size=32, precision="float32")
     faces = synthetic.embedded_faces(200)
-    return folder, records.run(recipe, faces, folder), recipe, faces
+    return folder, experiment.run(recipe, faces, folder), recipe, faces
 
 
 def test_a_record_says_what_is_needed_to_believe_it(run):
@@ -45,13 +45,13 @@ def test_metrics_are_recomputed_from_logits_alone_and_tampering_is_seen(run, tmp
 def test_a_finished_run_is_only_read_and_a_record_is_never_overwritten(run):
     folder, record, recipe, faces = run
     before = (folder / "record.json").stat()
-    assert records.run(recipe, faces, folder) == record
+    assert experiment.run(recipe, faces, folder) == record
     assert (folder / "record.json").stat() == before
     with pytest.raises(DataError, match="the record of another recipe or other data"):
-        records.run(replace(recipe, lr=0.2), faces, folder)
+        experiment.run(replace(recipe, lr=0.2), faces, folder)
     with pytest.raises(FileExistsError):
-        state = records.fit(recipe, faces.split("Training"), faces.split("PublicTest"), folder)
-        records.write_record(folder, recipe, faces, state)
+        state = experiment.fit(recipe, faces.split("Training"), faces.split("PublicTest"), folder)
+        experiment.write_record(folder, recipe, faces, state)
     assert records.read_record(folder) == record
 
 

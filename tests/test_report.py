@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ferkit import DataError, leaderboard, records
+from ferkit import DataError, atomic, leaderboard
 from ferkit.cli import main
 from ferkit.report import build_report
 from ferkit.report_table import COLUMNS
@@ -21,7 +21,7 @@ bs4 = pytest.importorskip("bs4", reason="beautifulsoup4 comes with the site buil
 for library in ("sphinx", "myst_nb", "furo"):
     pytest.importorskip(library, reason="the site builder is not installed")
 pytestmark = pytest.mark.xdist_group("report")
-RESULTS = records.project_root() / "results"
+RESULTS = atomic.project_root() / "results"
 
 
 def picture() -> str:

@@ -7,14 +7,14 @@ import subprocess
 import numpy as np
 import pytest
 
-from ferkit import campaign, ensemble_run, ensemble_study, leaderboard, leaks, records, robustness, studies
+from ferkit import atomic, campaign, ensemble_run, ensemble_study, leaderboard, leaks, records, robustness, studies
 from ferkit.claims import claims_table
 from ferkit.members import load_members
 from ferkit.recipes import get_recipe
 from ferkit.shipping import LARGEST
 from ferkit.weights import SHIPPED
 
-ROOT = records.project_root()
+ROOT = atomic.project_root()
 README = (ROOT / "README.md").read_text()
 RESULTS = records.find_records(ROOT / "results")
 ENSEMBLES = [(folder, record) for folder, record in RESULTS if ensemble_run.judges_by_members(record)]

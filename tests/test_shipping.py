@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ferkit import DataError, audit, cli, model_card, records, shipping
+from ferkit import DataError, atomic, audit, cli, model_card, records, shipping
 from ferkit.labels import CLASSES
 from ferkit.models import create_model
 from ferkit.predict import logits
@@ -14,7 +14,7 @@ from ferkit.recipe import Recipe
 from ferkit.synthetic import embedded_faces
 from ferkit.weights import load_weights, save_weights
 
-ROOT = records.project_root()
+ROOT = atomic.project_root()
 COMMITTED = ROOT / "results" / "fer2013" / "compact-s0"
 
 

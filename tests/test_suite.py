@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ferkit import cli, jobs, records, suite
+from ferkit import atomic, cli, jobs, records, suite
 from ferkit.atomic import alone
 from tests.test_jobs import wait_for
 
@@ -37,7 +37,7 @@ def test_notebooks_keep_the_house_style(path):
 def test_the_embedded_notebooks_run(path, tmp_path, monkeypatch):
     """As a newcomer runs them, each with seeds of its own, so that two can run at once."""
     monkeypatch.delenv("FERKIT_DATA", raising=False)
-    runs, number = records.project_root() / "runs", int(path.name[:2])
+    runs, number = atomic.project_root() / "runs", int(path.name[:2])
 
     def clear() -> None:
         for place in ("embedded*", "studies/embedded"):
@@ -202,4 +202,4 @@ def test_every_profile_has_a_kind_of_recipe():
 
 
 def test_project_root_is_the_checkout():
-    assert (records.project_root() / "pyproject.toml").exists()
+    assert (atomic.project_root() / "pyproject.toml").exists()

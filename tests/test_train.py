@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ferkit import DataError, records, schedule, synthetic, train
+from ferkit import DataError, experiment, records, schedule, synthetic, train
 from ferkit.atomic import alone
 from ferkit.loop import Loop
 from ferkit.models import create_model
@@ -33,7 +33,7 @@ def faces():
 @pytest.fixture(scope="module")
 def finished(faces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    return folder, records.run(TINY, faces, folder)
+    return folder, experiment.run(TINY, faces, folder)
 
 
 def fit(recipe, faces, folder):
@@ -98,11 +98,11 @@ def test_a_run_with_phases_and_plateaus_is_resumed_to_the_bit(faces, tmp_path, m
 SCRIPT = """
 import sys
 from pathlib import Path
-from ferkit import records, synthetic
+from ferkit import experiment, synthetic
 from ferkit.recipe import Recipe
 recipe = Recipe("k", options={"width": 8}, stages=((8, 32),), batch_size=8, policy="heavy", precision="float32")
 print("ready", flush=True)
-records.run(recipe, synthetic.embedded_faces(100), Path(sys.argv[1]), "cpu")
+experiment.run(recipe, synthetic.embedded_faces(100), Path(sys.argv[1]), "cpu")
 """
 
 
@@ -191,7 +191,7 @@ def test_unlabelled_faces_and_missing_splits(faces, tmp_path):
     with pytest.raises(DataError, match="needs labelled ones"):
         train.fit(TINY, blind, faces.split("PublicTest"), tmp_path)
     with pytest.raises(DataError, match="no PublicTest and no PrivateTest images"):
-        records.run(TINY, faces.split("Training"), tmp_path)
+        experiment.run(TINY, faces.split("Training"), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(faces, tmp_path, monkeypatch):
@@ -306,7 +306,7 @@ def test_a_frozen_trunk_stays_as_it_started_and_then_thaws(faces, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "epoch", watch)
-        record = records.run(recipe, faces, tmp_path / "run", weights=tmp_path / "start.safetensors")
+        record = experiment.run(recipe, faces, tmp_path / "run", weights=tmp_path / "start.safetensors")
     trunk = [k for k in start.state_dict() if k.startswith("trunk.") and "num_batches" not in k]
     assert all(torch.equal(states[0][k], start.state_dict()[k]) for k in trunk)
     assert not any(torch.equal(states[1][k], start.state_dict()[k]) for k in trunk if k.endswith("weight"))
@@ -320,17 +320,17 @@ def test_other_weights_are_not_taken_for_the_same_run(faces, tmp_path):
         torch.manual_seed(seed)
         save_weights(create_model("compact", width=8), file, Recipe("s", options={"width": 8}), faces.classes)
     recipe = Recipe("w", options={"width": 8}, stages=((1, 24),), batch_size=32, precision="float32")
-    record = records.run(recipe, faces, tmp_path / "run", weights=files[0])
-    assert records.run(recipe, faces, tmp_path / "run", weights=files[0]) == record
+    record = experiment.run(recipe, faces, tmp_path / "run", weights=files[0])
+    assert experiment.run(recipe, faces, tmp_path / "run", weights=files[0]) == record
     with pytest.raises(DataError, match="started from other weights"):
-        records.run(recipe, faces, tmp_path / "run", weights=files[1])
+        experiment.run(recipe, faces, tmp_path / "run", weights=files[1])
     with pytest.raises(DataError, match="started from other weights"):
         train.fit(recipe, faces.split("Training"), faces.split("PublicTest"), tmp_path / "run", weights=files[1])
 
 
 def test_weights_that_are_not_there_leave_no_run_behind(faces, tmp_path):
     with pytest.raises(DataError, match="none.safetensors: no readable weights"):
-        records.run(TINY, faces, tmp_path / "run", weights=tmp_path / "none.safetensors")
+        experiment.run(TINY, faces, tmp_path / "run", weights=tmp_path / "none.safetensors")
     assert not (tmp_path / "run" / "recipe.json").exists()
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ferkit import DataError, ferplus, records, synthetic, tuning
+from ferkit import DataError, experiment, ferplus, synthetic, tuning
 from ferkit.loop import Loop
 from ferkit.models import create_model, list_models
 from ferkit.models.outline import block_of, blocks
@@ -26,7 +26,7 @@ def faces():
 @pytest.fixture(scope="module")
 def start(faces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "b-s0"
-    records.run(BASE, faces, folder)
+    experiment.run(BASE, faces, folder)
     return folder / "best.safetensors"
 
 
@@ -72,7 +72,7 @@ def test_what_is_fixed_does_not_move_and_the_rest_does(faces, start, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loop, "epoch", watch)
-        record = records.run(recipe, faces, tmp_path / "run", weights=start)
+        record = experiment.run(recipe, faces, tmp_path / "run", weights=start)
     before, names = load_file(start), blocks(create_model("compact"))
     moved = [{block_of(key, names) for key in state if not torch.equal(state[key], before[key])} for state in states]
     assert moved[:2] == [{7}, {7}] and moved[2] == {4, 5, 6, 7}
@@ -92,13 +92,13 @@ def test_rates_fall_with_depth():
 def test_a_new_head_has_other_classes(faces, start, tmp_path):
     eight = ferplus.as_ferplus(faces)
     with pytest.raises(DataError, match="check the number of classes"):
-        records.run(BASE, eight, tmp_path / "old", weights=start)
-    record = records.run(replace(BASE, new_head=True), eight, tmp_path / "new", weights=start)
+        experiment.run(BASE, eight, tmp_path / "old", weights=start)
+    record = experiment.run(replace(BASE, new_head=True), eight, tmp_path / "new", weights=start)
     assert len(record["metrics"]["PublicTest"]["per_class"]) == 8 and record["data"]["name"] == "embedded-ferplus"
 
 
 def test_training_on_public_is_a_protocol_of_its_own(faces, tmp_path):
-    record = records.run(replace(BASE, protocol="with_public"), faces, tmp_path / "run")
+    record = experiment.run(replace(BASE, protocol="with_public"), faces, tmp_path / "run")
     assert record["data"]["n"]["Training"] == len(faces.split("Training")) + len(faces.split("PublicTest"))
     assert record["selected"]["epoch"] == 3 and record["selected"]["by"] == "the last epoch"
     assert "PublicTest clean" not in record["metrics"]  # it was trained on

@@ -35,22 +35,22 @@ def add(commands) -> None:
 
 
 def _jobs(arguments: argparse.Namespace) -> list:
-    from ferkit import campaign, records
+    from ferkit import atomic, campaign
 
-    return campaign.load_campaign(arguments.list or records.project_root() / "campaign.toml", arguments.only)
+    return campaign.load_campaign(arguments.list or atomic.project_root() / "campaign.toml", arguments.only)
 
 
 def campaign_status(arguments: argparse.Namespace) -> None:
-    from ferkit import campaign, records
+    from ferkit import atomic, campaign
 
-    print(campaign.status(_jobs(arguments), records.project_root()))
+    print(campaign.status(_jobs(arguments), atomic.project_root()))
 
 
 def campaign_run(arguments: argparse.Namespace) -> None:
-    from ferkit import campaign, packing, records
+    from ferkit import atomic, campaign, packing
     from ferkit.jobs import seconds
 
-    budget, jobs, root = seconds(arguments.budget), _jobs(arguments), records.project_root()
+    budget, jobs, root = seconds(arguments.budget), _jobs(arguments), atomic.project_root()
     done = Path(arguments.done).read_text().split() if arguments.done else []
     jobs = [job for job in jobs if job.name not in done]
     if arguments.jobs > 1 and arguments.processes > 1:
@@ -70,6 +70,6 @@ def campaign_run(arguments: argparse.Namespace) -> None:
 
 
 def campaign_merge(arguments: argparse.Namespace) -> None:
-    from ferkit import packing, records
+    from ferkit import atomic, packing
 
-    print("\n".join(packing.merge(arguments.archive, records.project_root())))
+    print("\n".join(packing.merge(arguments.archive, atomic.project_root())))

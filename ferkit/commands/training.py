@@ -58,7 +58,7 @@ def add(commands) -> None:
 
 
 def train_recipe(arguments: argparse.Namespace) -> int:
-    from ferkit import records, sources
+    from ferkit import experiment, records, sources
     from ferkit.jobs import OUT_OF_TIME
     from ferkit.recipes import get_recipe, started_from
     from ferkit.train import OutOfTime
@@ -73,10 +73,10 @@ def train_recipe(arguments: argparse.Namespace) -> int:
         recipe = started_from(recipe, weights)
     say = print if int(os.environ.get("RANK", 0)) == 0 else (lambda _: None)  # one of torchrun's processes speaks
     faces = sources.load(arguments.data, labels=arguments.labels, say=say)
-    folder = Path(arguments.out or records.run_folder(recipe, faces))
+    folder = Path(arguments.out or experiment.run_folder(recipe, faces))
     try:
-        record = records.run(recipe, faces, folder, arguments.device, weights, processes=arguments.processes,
-                             compiled=arguments.compile)  # fmt: skip
+        record = experiment.run(recipe, faces, folder, arguments.device, weights, processes=arguments.processes,
+                                compiled=arguments.compile)  # fmt: skip
     except OutOfTime as stopped:
         say(f"{stopped}; the same command goes on")
         return OUT_OF_TIME
@@ -86,13 +86,13 @@ def train_recipe(arguments: argparse.Namespace) -> int:
 
 
 def search_recipe(arguments: argparse.Namespace) -> None:
-    from ferkit import records, sources
+    from ferkit import atomic, sources
     from ferkit.recipes import get_recipe
     from ferkit.search import search
 
     base = get_recipe(arguments.model, arguments.recipe, **_changes(arguments.changes))
     faces = sources.load(arguments.data, labels=arguments.labels)
-    report = search(arguments.name, base, faces, arguments.trials, records.project_root(), arguments.device)
+    report = search(arguments.name, base, faces, arguments.trials, atomic.project_root(), arguments.device)
     best = next(trial for trial in report["trials"] if trial["number"] == report["best_trial"])
     print(f"best of {len(report['trials'])} trials: {max(best['public_accuracy']):.2%} on PublicTest, {best['values']}")
     print(f"ferkit train --model {base.model} --recipe study:{arguments.name} trains and measures it")
