@@ -185,15 +185,11 @@ def take(
     for wave in ([job for job in todo if not job.waits], [job for job in todo if job.waits]):
         commands = []
         for job in wave:
-            folder = (root / "runs" / job.name).absolute()
             start = (root / "runs" / job.start if job.waits else root / job.start).absolute()
-            needed = [start / BEST, start / "record.json"] if job.waits else [start]
-            if not all(file.exists() for file in needed):
-                say(f"{job.name}: left out, {start} is not there with its weights, or not finished")
+            if lacking := _lacking(job, start):
+                say(f"{job.name}: left out, {lacking}")
                 continue
-            if lacking := _lacking(job.recipe):
-                say(f"{job.name}: left out, no {lacking}.safetensors below $FERKIT_WEIGHTS, and HF_HUB_OFFLINE is set")
-                continue
+            folder = (root / "runs" / job.name).absolute()
             arguments = ("train", *job.arguments, "--out", str(folder), *how)
             arguments += ("--weights", str(start)) if job.start else ()
             least = START + 60 * job.minutes[here] / job.recipe.epochs
@@ -208,8 +204,12 @@ def take(
     return [f"{outcome.job.name}: {outcome.told}" for outcome in outcomes if outcome.state == "failed"]
 
 
-def _lacking(recipe: Recipe) -> str:
-    """The ImageNet weights that it starts from, where they are not here and may not be fetched; else empty."""
+def _lacking(job: Job, start: Path) -> str:
+    """What a job needs that is not here: the run or file that it starts from, ImageNet weights; empty for nothing."""
+    needed = [start / BEST, start / "record.json"] if job.waits else [start]
+    if not all(file.exists() for file in needed):
+        return f"{start} is not there with its weights, or not finished"
+    recipe = job.recipe
     if not recipe.pretrained or recipe.model.startswith("timm:"):
         return ""
     from huggingface_hub import constants
@@ -218,7 +218,7 @@ def _lacking(recipe: Recipe) -> str:
         return ""
     with torch.device("meta"):
         library = trunk_of(create_model(recipe.model, **recipe.options), recipe.model).library
-    return "" if find(library) else library
+    return "" if find(library) else f"no {library}.safetensors below $FERKIT_WEIGHTS, and HF_HUB_OFFLINE is set"
 
 
 def folders(jobs: list[Job], root: Path) -> list[Path]:

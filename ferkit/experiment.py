@@ -41,16 +41,7 @@ def run(
     if missing:
         raise DataError(f"{faces.name} has no {' and no '.join(missing)} images; the protocol needs all three splits")
     if (folder / "record.json").exists():
-        record = read_record(folder)
-        if not is_of(record, recipe) or record["data"]["fingerprint"] != faces.fingerprint:
-            raise DataError(f"{folder} holds the record of another recipe or other data; name another folder")
-        if recipe.teacher and record.get("teacher", {}) not in ({}, file_start(in_checkout(recipe.teacher))):
-            raise DataError(f"{folder} holds the record of a run with another teacher; name another folder")
-        if recipe.exclude and record["exclude"] != file_start(in_checkout(recipe.exclude)):
-            raise DataError(f"{folder} holds the record of a run with another audit; name another folder")
-        if weights and record["start"] != file_start(weights):
-            raise DataError(f"{folder} holds the record of a run that started from other weights; name another folder")
-        return record
+        return _recorded(folder, recipe, faces, weights)
     there = arrange(faces, recipe)
     splits = there.training, there.choosing
     how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, say=say)
@@ -68,6 +59,22 @@ def run(
             write_record(folder, recipe, faces, state, device, engine)
         team.wait()
     return read_record(folder)
+
+
+def _recorded(folder: Path, recipe: Recipe, faces: Faces, weights: str | Path | None) -> dict:
+    """The record in a folder, or DataError where it is of another run than this."""
+    record, other = read_record(folder), ""
+    if not is_of(record, recipe) or record["data"]["fingerprint"] != faces.fingerprint:
+        other = "another recipe or other data"
+    elif recipe.teacher and record.get("teacher", {}) not in ({}, file_start(in_checkout(recipe.teacher))):
+        other = "a run with another teacher"
+    elif recipe.exclude and record["exclude"] != file_start(in_checkout(recipe.exclude)):
+        other = "a run with another audit"
+    elif weights and record["start"] != file_start(weights):
+        other = "a run that started from other weights"
+    if other:
+        raise DataError(f"{folder} holds the record of {other}; name another folder")
+    return record
 
 
 def _fit_in_time(recipe: Recipe, splits: tuple[Faces, Faces], folder: Path, how: dict) -> None:
