@@ -3,6 +3,7 @@
 Everything heavy is imported by the command that needs it.
 """
 
+import argparse
 import ast
 
 
@@ -12,3 +13,18 @@ def literal(text: str):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def add_data(command: argparse.ArgumentParser, faces: str = "FER2013 as a file, folder or archive") -> None:
+    """--data: the faces, as sources.load takes them."""
+    command.add_argument("--data", metavar="PATH", help=f"{faces}, or embedded: drawn ones (default: $FERKIT_DATA)")
+
+
+def add_labels(command: argparse.ArgumentParser) -> None:
+    """--labels: whose labels the faces have."""
+    command.add_argument("--labels", default="fer2013", help="fer2013, or ferplus: eight classes by ten people's votes")
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """--device: where the network computes."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

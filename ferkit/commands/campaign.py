@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ferkit import DataError
+from ferkit.commands import add_data, add_device
 
 
 def add(commands) -> None:
@@ -16,8 +17,8 @@ def add(commands) -> None:
     status.set_defaults(run=campaign_status)
     take = campaign.add_parser("run", help="take the next unfinished runs, for as long as there is time")
     take.add_argument("--budget", required=True, metavar="TIME", help="for example 90s, 9m, 2h or 1h30m")
-    take.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
-    take.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_data(take)
+    add_device(take)
     take.add_argument("--processes", type=int, default=1, metavar="N", help="train each with N of them")
     take.add_argument("--compile", action="store_true", help="by torch.compile")
     take.add_argument("--jobs", type=int, default=1, metavar="N", help="so many runs at once on this machine")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ferkit.commands import add_labels
+
 
 def add(commands) -> None:
     data = commands.add_parser("data", help="what a source holds; download FER2013").add_subparsers(
@@ -16,7 +18,7 @@ def add(commands) -> None:
     info.set_defaults(run=data_info)
     look = commands.add_parser("audit", help="copies inside and across splits, contradicting labels")
     look.add_argument("path", nargs="?", help="file, folder or archive (default: as data info)")
-    look.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
+    add_labels(look)
     look.add_argument("--json", metavar="FILE", help="write it with its row numbers, for --exclude and --subset")
     look.set_defaults(run=audit_data)
     fetch = data.add_parser("download", help="fetch FER2013 with the official Kaggle client, and verify it")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ferkit import DataError
+from ferkit.commands import add_data, add_device, add_labels
 
 
 def add(commands) -> None:
@@ -27,8 +28,8 @@ def add(commands) -> None:
     several.add_argument("--snapshots", action="store_true", help="of each run its snapshots are the members")
     several.add_argument("--seed", type=int, default=0, help="of bags and folds")
     several.add_argument("--data", metavar="PATH", help="the runs' faces, for soups and unmeasured snapshots")
-    several.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
-    several.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_labels(several)
+    add_device(several)
     several.set_defaults(run=combine_runs)
 
     teacher = commands.add_parser(
@@ -36,16 +37,16 @@ def add(commands) -> None:
     )
     teacher.add_argument("folders", nargs="+", metavar="RUN", help="of every recipe all folds (--set fold=(0,3) ...)")
     teacher.add_argument("--out", required=True, metavar="FILE", help="for example results/teachers/study.npz")
-    teacher.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
-    teacher.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
-    teacher.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_data(teacher)
+    add_labels(teacher)
+    add_device(teacher)
     teacher.set_defaults(run=write_teacher)
 
     corrupted = commands.add_parser("robustness", help="accuracy of run folders under fifteen corruptions, PrivateTest")
     corrupted.add_argument("folders", nargs="+", metavar="FOLDER", help="run folders with best.safetensors")
-    corrupted.add_argument("--data", metavar="PATH", help="the faces that the runs were measured on")
-    corrupted.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
-    corrupted.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_data(corrupted, "the faces that the runs were measured on")
+    add_labels(corrupted)
+    add_device(corrupted)
     corrupted.set_defaults(run=measure_robustness)
 
 

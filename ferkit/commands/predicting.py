@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+from ferkit.commands import add_device
+
 FEW = 64  # pictures for which it does not pay to measure which number format is faster
 
 
@@ -18,7 +20,7 @@ def add(commands) -> None:
     predict.add_argument("--every", type=int, default=1, metavar="N", help="judge every Nth frame of a video")
     predict.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"),
                          help="of the network; auto measures which is faster here where there are many")  # fmt: skip
-    predict.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_device(predict)
     predict.set_defaults(run=predict_faces)
 
     export = commands.add_parser("export", help="a network as ONNX, its outputs compared with torch's")

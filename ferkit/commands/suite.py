@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ferkit import DataError
 from ferkit.atomic import alone
-from ferkit.commands import literal
+from ferkit.commands import add_data, literal
 from ferkit.suite import PROFILES
 
 
@@ -18,7 +18,7 @@ def add(commands) -> None:
     )
     batch = suite.add_parser("run", help="execute notebooks with papermill into build/notebooks")
     batch.add_argument("--profile", default="quick", choices=PROFILES)
-    batch.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
+    add_data(batch)
     batch.add_argument("--only", default="", metavar="NUMBERS", help="for example 00,07")
     batch.add_argument("--jobs", type=int, default=1, metavar="N", help="so many notebooks at once on this machine")
     batch.add_argument("--scheduler", metavar="ADDRESS", help="on a Dask cluster that shares this file system instead")

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ferkit.commands import literal
+from ferkit.commands import add_data, add_device, add_labels, literal
 
 
 def add(commands) -> None:
@@ -24,12 +24,12 @@ def add(commands) -> None:
     train.add_argument("--exclude", metavar="FILE", help="of ferkit audit: learn without what a clean list leaves out")
     train.add_argument("--weights", metavar="PATH", help="start from this file of ImageNet weights, or from this run")
     train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive; embedded: drawn faces")
-    train.add_argument("--labels", default="fer2013", help="fer2013, or ferplus: eight classes by ten people's votes")
+    add_data(train)
+    add_labels(train)
     train.add_argument(
         "--out", metavar="FOLDER", help="run folder (default: below runs/<data>, named by recipe and seed)"
     )
-    train.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_device(train)
     train.add_argument(
         "--processes", type=int, default=1, metavar="N", help="train with N of them on this machine (torchrun: its own)"
     )
@@ -42,16 +42,16 @@ def add(commands) -> None:
     hunt.add_argument("--recipe", default="study", help="the recipe that trials change (default: study)")
     hunt.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     hunt.add_argument("--trials", type=int, default=25, metavar="N", help="finished trials of the study (default: 25)")
-    hunt.add_argument("--data", metavar="PATH", help="FER2013 as a file, folder or archive")
-    hunt.add_argument("--labels", default="fer2013", help="fer2013 or ferplus")
-    hunt.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_data(hunt)
+    add_labels(hunt)
+    add_device(hunt)
     hunt.set_defaults(run=search_recipe)
 
     speed = commands.add_parser("bench", help="images a second, memory and FLOP/s of models on this machine")
     speed.add_argument("models", nargs="*", default=["compact"], metavar="MODEL", help="(default: compact)")
     speed.add_argument("--recipe", help="(default: cpu on a CPU, else house)")
     speed.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
-    speed.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_device(speed)
     speed.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default: 3)")
     speed.add_argument("--compile", action="store_true", help="train by torch.compile")
     speed.set_defaults(run=bench_models)
