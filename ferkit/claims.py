@@ -5,6 +5,8 @@ Sources are named by row; the verdicts are ours. Measured numbers never stand he
 
 from dataclasses import dataclass
 
+from ferkit.markdown import markdown_table
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -64,6 +66,5 @@ def claims_of(prefix: str = "") -> list[Claim]:
 
 def claims_table(claims: list[Claim] | tuple[Claim, ...] = CLAIMS) -> str:
     """As a Markdown table."""
-    lines = ["| claimed | % | kind | outside data | verdict |", "|---|---|---|---|---|"]
-    lines += [f"| {c.name} | {c.percent:.1f} | {c.kind} | {c.outside} | {c.verdict} |" for c in claims]
-    return "\n".join(lines)
+    rows = [(c.name, f"{c.percent:.1f}", c.kind, c.outside, c.verdict) for c in claims]
+    return markdown_table(("claimed", "%", "kind", "outside data", "verdict"), rows)

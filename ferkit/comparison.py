@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ferkit.markdown import markdown_table
 from ferkit.metrics import confusion, holm, paired_difference, per_class
 from ferkit.records import find_records, load_logits
 
@@ -89,19 +90,25 @@ def told(rows: list[Row], name: str) -> str:
 
 def table(rows: list[Row], what: str, usage: str = "PrivateTest") -> str:
     """Rows as a Markdown table; accuracies in percent, differences in points."""
-    lines = [
-        f"| {what} | seeds | PublicTest | {usage}, n {rows[0].n:,} | each seed | sd | difference (95 %) | p (Holm) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    titles = (
+        what,
+        "seeds",
+        "PublicTest",
+        f"{usage}, n {rows[0].n:,}",
+        "each seed",
+        "sd",
+        "difference (95 %)",
+        "p (Holm)",
+    )
+    lines = []
     for row in rows:
         d = row.difference
         cells = [row.name, str(len(row.accuracies)), f"{100 * row.public:.1f}", f"{100 * np.mean(row.accuracies):.1f}"]
         cells += [", ".join(f"{100 * value:.1f}" for value in row.accuracies)]
         cells += [f"{100 * row.spread:.1f}" if len(row.accuracies) > 1 else "1 seed"]
         cells += [points(d) if d else "baseline"]
-        cells += [f"{row.adjusted:.3f}" if d else ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{row.adjusted:.3f}" if d else ""])
+    return markdown_table(titles, lines)
 
 
 def recalls(folders: list[Path], usage: str = "PrivateTest") -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from ferkit.comparison import points
 from ferkit.ensemble import METHODS, get_method, log_loss
 from ferkit.ensemble_run import judges_by_members, member_paths
+from ferkit.markdown import markdown_table
 from ferkit.members import Members, load_members
 from ferkit.metrics import holm, mean_accuracy, paired_difference
 from ferkit.records import find_records, interval
@@ -58,29 +59,26 @@ def compare_methods(
 
 def methods_table(rows: list[MethodRow], chosen: str, n: int) -> str:
     """Rows as a Markdown table; accuracies in percent, differences in points, the chosen method in bold."""
-    lines = [
-        f"| method | expected | PublicTest, fitted | PrivateTest (95 %), n {n:,} | to the best member (95 %) "
-        "| p (Holm) | NLL | chosen and fitted on PrivateTest itself |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    titles = ("method", "expected", "PublicTest, fitted", f"PrivateTest (95 %), n {n:,}", "to the best member (95 %)",
+              "p (Holm)", "NLL", "chosen and fitted on PrivateTest itself")  # fmt: skip
+    lines = []
     for row in rows:
         d, name = row.difference, row.method.replace("_", " ")
         cells = [f"**{name}**" if row.method == chosen else name]
         cells += ["" if np.isnan(row.expected) else f"{100 * row.expected:.1f}", f"{100 * row.public:.1f}"]
         cells += [interval(row.private), points(d) if d else "baseline"]
-        cells += [f"{row.adjusted:.3f}" if d else "", f"{row.loss:.3f}", f"{100 * row.oracle:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{row.adjusted:.3f}" if d else "", f"{row.loss:.3f}", f"{100 * row.oracle:.1f}"])
+    return markdown_table(titles, lines)
 
 
 def members_table(members: Members, weights: dict[str, float]) -> str:
     """A row a member: accuracies in percent, and its share of the ensemble."""
-    lines = ["| member | PublicTest | PrivateTest | share, % |", "|---|---|---|---|"]
+    lines = []
     accuracies = [(members.logits(u).argmax(2) == members.labels(u)).mean(1) for u in ("PublicTest", "PrivateTest")]
     for name, seen, measured in zip(members.names, *accuracies, strict=True):
         share = f"{100 * weights[name]:.1f}" if name in weights else ""
-        lines.append(f"| `{name}` | {100 * seen:.1f} | {100 * measured:.1f} | {share} |")
-    return "\n".join(lines)
+        lines.append((f"`{name}`", f"{100 * seen:.1f}", f"{100 * measured:.1f}", share))
+    return markdown_table(("member", "PublicTest", "PrivateTest", "share, %"), lines)
 
 
 def page(root: Path) -> str:

@@ -8,6 +8,7 @@ from ferkit.comparison import points
 from ferkit.corruptions import EYES, MOUTH
 from ferkit.faithfulness import BASELINES, energy_inside, filled
 from ferkit.judge import Judge
+from ferkit.markdown import markdown_table
 from ferkit.metrics import holm, paired_difference
 
 Scores = dict[str, np.ndarray]  # of each kind of map, baselines among them, (N,): higher is better
@@ -47,15 +48,15 @@ def unbeaten(tables: dict[str, Differences]) -> dict[str, dict[str, list[str]]]:
 
 def verdict_table(tables: dict[str, Differences]) -> str:
     """A row a method: what it beats by each measure, and by how much the stronger baseline, as Markdown."""
-    won, lines = better(tables), [f"| beats, by | {' | '.join(tables)} |", "|---" * (1 + len(tables)) + "|"]
+    won, lines = better(tables), []
     for m in next(iter(tables.values())):
         cells = []
         for what, table in tables.items():
             beaten = [b for b in BASELINES if won[what, m, b]]
             words = "both" if len(beaten) == len(BASELINES) else f"the {beaten[0]} only" if beaten else "**neither**"
             cells.append(f"{words}: {points(min(table[m].values(), key=lambda d: d['value']))}")
-        lines.append(f"| {m} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([m, *cells])
+    return markdown_table(("beats, by", *tables), lines)
 
 
 def face_parts(faces_name: str) -> dict[str, tuple[float, ...]]:

@@ -12,6 +12,7 @@ from ferkit.audit import load_audit, part_of_rows
 from ferkit.claims import CLAIMS_ON
 from ferkit.comparison import hits
 from ferkit.independence import dependence
+from ferkit.markdown import markdown_table
 from ferkit.metrics import mean_accuracy
 from ferkit.protocols import other_protocol
 from ferkit.recipe import Recipe
@@ -20,6 +21,11 @@ from ferkit.records import VOTES, find_records, load_logits, measured_splits, ou
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 NO_MEMBER = re.compile(rf"-({'|'.join(set(recipes.NO_RESULT) - {'member'})})(\+|-s\d|$)|\+fold=")  # of an ensemble
 DATASETS = ("fer2013", "ferplus")
+TITLES = (
+    "dataset", "model", "single or ensemble", "fine-tuned", "claimed, %", "measured on PrivateTest, %", "95 %", "n",
+    "clean, % (n)", "balanced", "macro F1", "ECE", "with flip TTA", "PublicTest", "outside data", "parameters",
+    "minutes", "records",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,17 +112,12 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
 
 def results_table(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> str:
     """The results (`entries`) as a Markdown table: a row a model and data set, of FER+ one for each of its tests."""
-    lines = [
-        "| dataset | model | single or ensemble | fine-tuned | claimed, % | measured on PrivateTest, % | 95 % | n "
-        "| clean, % (n) | balanced | macro F1 | ECE | with flip TTA | PublicTest | outside data | parameters | minutes "
-        "| records |",
-        "|---" * 18 + "|",
-    ]
+    rows = []
     for entry in entries(*roots, data=data):
         files = [Path(root) / "audit" / f"{entry.data}.json" for root in roots]
         report = next((load_audit(file) for file in files if file.exists()), None)
-        lines += [_row(entry, usage, report) for usage in entry.tests]
-    return "\n".join(lines)
+        rows += [_row(entry, usage, report) for usage in entry.tests]
+    return markdown_table(TITLES, rows)
 
 
 def is_result(record: dict, data: tuple[str, ...] = DATASETS) -> bool:
@@ -151,7 +152,7 @@ def _start(record: dict) -> dict | str:
     return record["start"] if name in (file.parent.name, file.stem) else name
 
 
-def _row(entry: Entry, usage: str, report: dict | None) -> str:
+def _row(entry: Entry, usage: str, report: dict | None) -> list[str]:
     def mean(headline: str, split: str = usage) -> str:
         return f"{100 * entry.mean(split, headline):.1f}"
 
@@ -166,8 +167,7 @@ def _row(entry: Entry, usage: str, report: dict | None) -> str:
     cells += [mean("accuracy", f"{usage} flip TTA"), mean("accuracy", "PublicTest")]
     cells += [entry.outside, f"{about['parameters']:,}"]
     cells += [f"{minutes(entry):.0f}"]
-    cells += [" ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in entry.runs)]
-    return f"| {' | '.join(cells)} |"
+    return [*cells, " ".join(f"[{r['recipe']['seed']}]({_link(folder)}/record.json)" for folder, r in entry.runs)]
 
 
 def minutes(entry: Entry) -> float:

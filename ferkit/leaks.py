@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ferkit.comparison import hits, points
+from ferkit.markdown import markdown_table
 from ferkit.metrics import mean_accuracy, paired_difference
 from ferkit.protocols import SORTED, SPLIT_OFF
 from ferkit.recipe import Recipe
@@ -61,12 +62,8 @@ def table(runs: dict[str, list[Path]]) -> str:
 
     Of two protocols, the seeds that both have are compared. A difference's interval is _difference's.
     """
-    lines = ["| mistake | in | seeds | reported, % (95 %) | n | honest, % (95 %) | n | difference, points (95 %) |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
-    for leak in LEAKS:
-        if any(_shared(leak, runs).values()):
-            lines.append(_row(leak, runs))
-    return "\n".join(lines)
+    titles = ("mistake", "in", "seeds", "reported, % (95 %)", "n", "honest, % (95 %)", "n", "difference, points (95 %)")
+    return markdown_table(titles, [_row(leak, runs) for leak in LEAKS if any(_shared(leak, runs).values())])
 
 
 def gap(leak: Leak, runs: dict[str, list[Path]]) -> dict[str, float]:
@@ -88,12 +85,12 @@ def _sides(leak: Leak, runs: dict[str, list[Path]]) -> list[tuple]:
     return [_right(shared[protocol], usage) for protocol, usage in (leak.reported, leak.honest)]
 
 
-def _row(leak: Leak, runs: dict[str, list[Path]]) -> str:
+def _row(leak: Leak, runs: dict[str, list[Path]]) -> list[str]:
     reported, honest = _sides(leak, runs)
     cells = [leak.title, leak.who, str(len(reported[0]))]
     for right, labels, _ in (reported, honest):
         cells += [interval(mean_accuracy(right, labels)), f"{len(labels):,}"]
-    return f"| {' | '.join([*cells, points(_difference(leak, reported, honest))])} |"
+    return [*cells, points(_difference(leak, reported, honest))]
 
 
 def _right(folders: list[Path], usage: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

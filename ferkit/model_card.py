@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.stats import binomtest
 
+from ferkit.markdown import markdown_table
 from ferkit.records import interval, outside
 
 ABOUT = """\
@@ -60,44 +61,44 @@ def card(record: dict, named: str, parts: dict[str, dict], detecting: dict | Non
         f"- Record: `{named}`.", "",
         "## Accuracy", "",
         "Percent, with 95 % intervals by a bootstrap over the pictures.", "",
-        *_accuracy_table(record["metrics"] | parts), "",
+        _accuracy_table(record["metrics"] | parts), "",
         "## By class, on PrivateTest", "",
         "Of a class, the percentage that is recognised (95 % by Wilson), and what the others are called.", "",
-        *_class_table(record), "",
+        _class_table(record), "",
         "## Known failures", "",
         *_failures(record, parts, _detecting(detecting, named)), "",
         USE,
     ])  # fmt: skip
 
 
-def _accuracy_table(metrics: dict[str, dict]) -> list[str]:
+def _accuracy_table(metrics: dict[str, dict]) -> str:
     names = {
         "PrivateTest": "PrivateTest",
         "PrivateTest clean": "of these without a copy in Training",
         "PrivateTest flip TTA": "PrivateTest, mean of a face and its mirror image",
         "PublicTest": "PublicTest",
     }
-    lines = ["| pictures | n | accuracy | balanced accuracy | macro F1 | ECE |", "|---|---|---|---|---|---|"]
+    lines = []
     for key, name in names.items():
         if found := metrics.get(key):
             cells = (interval(found[headline]) for headline in ("accuracy", "balanced_accuracy", "macro_f1", "ece"))
-            lines.append(f"| {name} | {found['n']:,} | {' | '.join(cells)} |")
-    return lines
+            lines.append([name, f"{found['n']:,}", *cells])
+    return markdown_table(("pictures", "n", "accuracy", "balanced accuracy", "macro F1", "ECE"), lines)
 
 
-def _class_table(record: dict) -> list[str]:
+def _class_table(record: dict) -> str:
     found = record["metrics"]["PrivateTest"]
-    names = list(found["per_class"])
-    lines = ["| class | n | recognised | precision | F1 | called instead |", "|---" * 6 + "|"]
+    names, lines = list(found["per_class"]), []
     for i, (name, scores) in enumerate(found["per_class"].items()):
         row = np.array(found["confusion"][i])
         n, right = int(row.sum()), int(row[i])
         wilson = binomtest(right, n).proportion_ci(method="wilson")
         others = [j for j in np.argsort(-row, kind="stable") if j != i and row[j] / n >= 0.05]
         instead = ", ".join(f"{names[j]} {row[j] / n:.0%}" for j in others)
-        lines.append(f"| {name} | {n:,} | {100 * right / n:.1f} ({100 * wilson.low:.1f}–{100 * wilson.high:.1f}) "
-                     f"| {100 * scores['precision']:.1f} | {100 * scores['f1']:.1f} | {instead or '–'} |")  # fmt: skip
-    return lines
+        share = interval({"value": right / n, "low": wilson.low, "high": wilson.high})
+        scored = [f"{100 * scores[key]:.1f}" for key in ("precision", "f1")]
+        lines.append([name, f"{n:,}", share, *scored, instead or "–"])
+    return markdown_table(("class", "n", "recognised", "precision", "F1", "called instead"), lines)
 
 
 def _failures(record: dict, parts: dict[str, dict], detecting: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ferkit.comparison import compare, groups, table
+from ferkit.markdown import markdown_table
 from ferkit.recipes import get_recipe
 
 TEACHER = "results/teachers/study.npz"
@@ -144,16 +145,15 @@ def _search(report: dict) -> list[str]:
     best = sorted(report["trials"], key=lambda trial: -max(trial["public_accuracy"], default=0))[:5]
     names = list(best[0]["values"])
     n_pruned = sum(trial["state"] == "pruned" for trial in report["trials"])
-    lines = [f"| trial | PublicTest, n {report['n']['PublicTest']:,} | epochs | {' | '.join(names)} |"]
-    lines += ["|" + "---|" * (len(names) + 3)]
+    lines = []
     for trial in best:
         values = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in trial["values"].values()]
         cells = [str(trial["number"]), f"{100 * max(trial['public_accuracy']):.1f}", str(len(trial["public_accuracy"]))]
-        lines.append(f"| {' | '.join([*cells, *values])} |")
+        lines.append([*cells, *values])
     told = ", ".join(f"{name} {share:.2f}" for name, share in report["importance"].items())
     return [
         f"## Hyper-parameters: study `{report['study']}`",
         f"{len(report['trials'])} trials of {report['base']['model']}, {n_pruned} of them stopped early; the best five "
         f"on PublicTest, which chose them: no results. Share of the variance that each explains (fANOVA): {told}.",
-        "\n".join(lines),
+        markdown_table(("trial", f"PublicTest, n {report['n']['PublicTest']:,}", "epochs", *names), lines),
     ]
