@@ -100,6 +100,8 @@ def _jobs(entry: dict) -> list[Job]:
     jobs = []
     for seed, model, point in each:
         recipe, start = get_recipe(model, kind, seed, **point), entry.get("start", "")
+        if start and recipe.pretrained:
+            raise ValueError(f"it starts from {start} and from ImageNet's weights; set pretrained = false")
         if _is_file(start):
             recipe = started_from(recipe, Path(start))
         elif start:

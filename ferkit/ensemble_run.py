@@ -108,10 +108,13 @@ def _named(paths: list[Path], folder: Path) -> tuple[str, ...]:
 def _same(record: dict, recipe: EnsembleRecipe, members: Members, folder: Path) -> dict:
     """The record, where it is of that recipe and of members that are as they were; else DataError."""
     found = record["recipe"]
-    wanted = asdict(recipe) | {"members": list(recipe.members)}  # as JSON has it
+    wanted = asdict(recipe) | {"members": found.get("members")}  # whose names depend on where it was made
     if recipe.method == AUTO and "expected" in record["selected"]:
         wanted["method"] = found.get("method")
-    if found != wanted or record["members"] != digests(members, recipe):
+    same = found == wanted and [path.resolve() for path in member_paths(folder, record)] == [
+        path.resolve() for path in members.paths
+    ]
+    if not same or [*record["members"].values()] != [*digests(members, recipe).values()]:
         raise DataError(f"{folder} holds the record of another run, or its members changed; name another folder")
     return record
 

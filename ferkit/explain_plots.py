@@ -203,7 +203,7 @@ def promised_and_lost(
     names = ("promised: share of the map, %", "lost when covered, points")
     for place, values, name in zip(axes[0], (promised, lost), names, strict=True):
         table = np.stack([100 * values[said == c].mean(0) for c in there])
-        texts = np.vectorize("{:.0f}".format)(table)
+        texts = np.vectorize(lambda value: str(round(value)))(table)
         heatmap(place, table, texts, rows, parts, vmin=min(0, table.min()), vmax=table.max())
         place.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)

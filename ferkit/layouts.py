@@ -18,12 +18,12 @@ import numpy as np
 
 from ferkit import DataError
 from ferkit.labels import OFFICIAL_COUNTS, USAGES, VOTES, class_index
-from ferkit.pixels import AGAIN, SIDE, Table, is_below, parse
+from ferkit.pixels import AGAIN, SIDE, Table, number_below, parse
 from ferkit.trees import ARCHIVES, Tree, open_archive
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VOTES_FILE = "fer2013new.csv"
-FOLDERS = {  # name of a top folder -> split; None: the file names tell
+FOLDERS = {  # name of the folder above a class folder -> split; None: the file names tell
     "train": "Training", "training": "Training", "test": None, "val": "PublicTest", "valid": "PublicTest",
     "validation": "PublicTest", "publictest": "PublicTest", "privatetest": "PrivateTest",
 }  # fmt: skip
@@ -194,15 +194,15 @@ def join_votes(file: BinaryIO, name: str, usage: np.ndarray, rows: np.ndarray) -
     if len(rows) and rows.min() < 0:
         raise DataError(f"{name}: the pictures' names carry no row numbers to join votes by; use fer2013.csv instead")
     reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline=""))
-    header = [column.strip() for column in next(reader, [])]
+    try:
+        header, *lines = [*reader] or [[]]
+    except csv.Error as error:
+        raise DataError(f"{name}: not a text file of votes ({error}); {AGAIN}") from None
+    header = [column.strip() for column in header]
     if header[:1] != ["Usage"] or tuple(header[2:]) != VOTES:
         raise DataError(
             f"{name}, line 1: columns {header[:4]}; expected Usage, Image name and the ten of FER+; {AGAIN}"
         )
-    try:
-        lines = list(reader)
-    except csv.Error as error:
-        raise DataError(f"{name}: not a text file of votes ({error}); {AGAIN}") from None
     if len(lines) != len(rows):
         raise DataError(f"{name}: {len(lines)} rows of votes for {len(rows)} faces; both files must be complete")
     names = hashlib.md5("\n".join(line[1] if len(line) > 1 else "" for line in lines).encode()).hexdigest()
@@ -210,9 +210,10 @@ def join_votes(file: BinaryIO, name: str, usage: np.ndarray, rows: np.ndarray) -
         raise DataError(f"{name}: its rows are not in the order of microsoft/FERPlus; {AGAIN}")
     votes = np.empty((len(lines), len(VOTES)), np.uint8)
     for i, line in enumerate(lines):
-        if len(line) != 2 + len(VOTES) or not all(is_below(votes.encode(), 11) for votes in line[2:]):
+        counts = [number_below(11, field.encode()) for field in line[2:]]
+        if len(counts) != len(VOTES) or None in counts:
             raise DataError(f"{name}, line {i + 2}: not ten numbers of votes in 0..10; {AGAIN}")
-        votes[i] = [int(value) for value in line[2:]]
+        votes[i] = counts
     by_row = usage[rows.argsort()]
     for i, line in enumerate(lines):
         if line[0] != USAGES[by_row[i]]:

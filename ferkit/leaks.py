@@ -73,7 +73,7 @@ def gap(leak: Leak, runs: dict[str, list[Path]]) -> dict[str, float]:
 
 def _shared(leak: Leak, runs: dict[str, list[Path]]) -> dict[str, list[Path]]:
     """The run folders of a mistake's protocols, of the seeds that all of them have."""
-    seeds = {protocol: {folder.name.rpartition("-s")[2]: folder for folder in runs[protocol]}
+    seeds = {protocol: {folder.name.rpartition("-s")[2]: folder for folder in runs.get(protocol, [])}
              for protocol in leak.protocols}  # fmt: skip
     shared = sorted(set.intersection(*map(set, seeds.values())))
     return {protocol: [folders[seed] for seed in shared] for protocol, folders in seeds.items()}

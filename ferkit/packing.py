@@ -27,13 +27,14 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     """Write runs (folders <data>/<run>) into one zip file under `limit` bytes; what found no place, a line each.
 
     Of a finished run its record, logits, log and recipe, and its weights where they are small; of an unfinished one
-    what it goes on from, which comes last; others may be training into it.
+    what it goes on from, which comes last, and then its snapshots; others may be training into it.
     """
     finished = [folder for folder in folders if (folder / "record.json").exists()]
     parts = [(folder, ("recipe.json", *_snapshots(folder, "npz"), *RESULT)) for folder in finished]
     parts += [(folder, (BEST,)) for folder in finished if _size(folder, (BEST,)) <= SMALL]
-    parts += [(folder, ("recipe.json", "log.csv", *_snapshots(folder, "safetensors"), *STATE))
-              for folder in folders if folder not in finished]  # fmt: skip
+    parts += [(folder, ("recipe.json", "log.csv", *STATE)) for folder in folders if folder not in finished]
+    parts += [(folder, names) for folder in folders if folder not in finished
+              if (names := _snapshots(folder, "safetensors"))]  # fmt: skip
     left, left_out = limit - 1000, []
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder, names in parts:
@@ -90,8 +91,8 @@ def merge(path: str | Path, root: Path) -> list[str]:
         arrivals = [Arrival(folder, root, f"{folder.parent.name}/{folder.name}") for folder in found]
         fates = [arrival.check() for arrival in arrivals]
         wanted = [arrival for arrival, fate in zip(arrivals, fates, strict=True) if fate in PUT]
-        with ExitStack() as held:
-            for arrival in wanted:
+        with ExitStack() as held:  # first those that another process may hold: a refused merge makes no folder
+            for arrival in sorted(wanted, key=lambda arrival: not (root / "runs" / arrival.name).exists()):
                 held.enter_context(alone(root / "runs" / arrival.name))
             for arrival in wanted:
                 arrival.put()

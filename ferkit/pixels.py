@@ -201,24 +201,26 @@ def _pixels(field: bytes, place: str, remedy: str) -> list[int]:
     words = field.split()
     if len(words) != N_PIXELS:
         raise DataError(f"{place}: {len(words)} pixels, expected {SIDE}x{SIDE} = {N_PIXELS}; {remedy}")
-    bad = next((word for word in words if not is_below(word, 256)), None)
-    if bad is not None:
+    values = [number_below(256, word) for word in words]
+    if None in values:
+        bad = words[values.index(None)]
         raise DataError(f"{place}: pixel {bad[:20].decode('utf-8', 'replace')!r} is not a number in 0..255; {remedy}")
-    return [int(word) for word in words]
+    return values
 
 
-def is_below(field: bytes, limit: int) -> bool:
-    """Whether it is a number under that, 1000 at most; of one without end only the beginning is converted."""
-    return field.isdigit() and int(field.lstrip(b"0")[:4] or 0) < limit
+def number_below(limit: int, field: bytes) -> int | None:
+    """The number that a field is, where it is below the limit (1000 at most); of endless digits four are converted."""
+    value = int(field.lstrip(b"0")[:4] or 0) if field.isdigit() else limit
+    return value if value < limit else None
 
 
 def _label(field: bytes | None, place: str, remedy: str) -> int:
     if field is None:
         return UNLABELLED
-    if not is_below(field, len(CLASSES)):
+    if (label := number_below(len(CLASSES), field)) is None:
         text = field[:20].decode("utf-8", "replace")
         raise DataError(f"{place}: emotion {text!r} is not a label in 0..{len(CLASSES) - 1}; {remedy}")
-    return int(field)
+    return label
 
 
 def _usage(field: bytes | None, place: str, remedy: str) -> int:

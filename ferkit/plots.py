@@ -20,7 +20,7 @@ from ferkit.metrics import N_BINS, softmax
 
 # Okabe and Ito (2008): colours that people tell apart who do not see red, green or blue as others do.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#4d4d4d")
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # of linear red, green and blue
 
 
 class NotebookFigure(Figure):
@@ -67,13 +67,14 @@ def picture(axes: Axes, image, title: str = "", **text) -> None:
 def heatmap(
     axes: Axes, values: np.ndarray, texts: np.ndarray, rows: Sequence, columns: Sequence, slanted: bool = False, **how
 ) -> AxesImage:
-    """Values (R, C) as colour and texts (R, C) in them, white where it is dark; `how` is imshow's.
+    """Values (R, C) as colour and texts (R, C) in them, black or white, whichever has more contrast (WCAG 2).
 
-    slanted: the columns' names.
+    slanted: the columns' names. `how` is imshow's.
     """
     shown = axes.imshow(values, **{"cmap": "Blues", "aspect": "auto"} | how)
     for (i, j), text in np.ndenumerate(texts):
-        dark = np.dot(shown.to_rgba(values[i, j])[:3], LUMINANCE) < 0.5
+        rgb = np.array(shown.to_rgba(values[i, j])[:3])
+        dark = LUMINANCE @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) < 0.179
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axes.set_xticks(range(len(columns)), columns, **({"rotation": 45, "ha": "right"} if slanted else {}))
     axes.set_yticks(range(len(rows)), rows)
@@ -81,9 +82,9 @@ def heatmap(
 
 
 def counted(axes: Axes, counts: np.ndarray, rows: tuple, columns: tuple) -> None:
-    """A table of counts; colour is the share of its row."""
+    """Counts (R, C) as text; colour is the share of the row."""
     shares, texts = counts / np.maximum(counts.sum(1, keepdims=True), 1), np.vectorize("{:,}".format)(counts)
-    heatmap(axes, shares, texts, rows, columns, slanted=True, vmin=0, vmax=1)
+    heatmap(axes, shares, texts, rows, columns, slanted=True, vmin=0, vmax=1, aspect="equal")
 
 
 def whisker(axes: Axes, y: float, headline: dict, **style) -> float:
@@ -156,14 +157,15 @@ def mistakes(faces: Faces, logits: np.ndarray, n: int = 14) -> Figure:
     """The faces a model is most confidently wrong about; faces and logits in the same order."""
     p, labels = softmax(logits), faces.labels.numpy()
     predicted, confidence = p.argmax(1), p.max(1)
-    worst = np.argsort(np.where(predicted != labels, -confidence, 0))[:n]
+    wrong = np.flatnonzero(predicted != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:n]
     figure, axes = new_figure(2, (n + 1) // 2, (10, 3.6))
     for place, k in zip(axes.flat, worst, strict=False):
         said = f"{faces.classes[predicted[k]]} {confidence[k]:.0%}"
         picture(place, faces.images[int(k)], f"{said}\nlabel: {faces.classes[labels[k]]}")
     for place in axes.flat[len(worst) :]:
         place.axis("off")
-    figure.suptitle(f"The {n} most confident mistakes among {len(labels):,} images", fontsize=10)
+    figure.suptitle(f"The {len(worst)} most confident mistakes among {len(labels):,} images", fontsize=10)
     return figure
 
 

@@ -171,7 +171,7 @@ def get_recipe(model: str, kind: str = "house", seed: int = 0, **changes) -> Rec
 
 
 def started_from(recipe: Recipe, weights: Path) -> Recipe:
-    """The recipe named by where it starts; one that starts from ImageNet's weights is named so already."""
+    """The recipe named by where it starts; of one that asks for ImageNet's weights, those are a file, and no name."""
     if recipe.pretrained:
         return recipe
     return replace(recipe, name=f"{recipe.name}+weights={start_name(weights, recipe.seed)}")

@@ -84,9 +84,9 @@ def read_record(folder: str | Path) -> dict:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: no readable record ({error})") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("metrics"), dict):
         raise DataError(f"{path}: not a record of schema {SCHEMA}")
-    return record | {"metrics": {k: v for k, v in record.get("metrics", {}).items() if not k.endswith(" clean")}}
+    return record | {"metrics": {k: v for k, v in record["metrics"].items() if not k.endswith(" clean")}}
 
 
 def disagreements(recorded: dict, measured: dict, path: str = "") -> list[str]:
@@ -112,7 +112,7 @@ def check_faces(folder: str | Path, record: dict, faces: Faces) -> None:
     """DataError unless a run's record is of these faces."""
     if (data := record["data"])["fingerprint"] != faces.fingerprint:
         raise DataError(f"{folder} was measured on {data['name']}, fingerprint {data['fingerprint']}; these are "
-                        f"{faces.name}, {faces.fingerprint}: give its own with --data and --labels")  # fmt: skip
+                        f"{faces.name}, {faces.fingerprint}: load its own (--data, --labels)")  # fmt: skip
 
 
 def is_of(record: dict, recipe: Recipe) -> bool:

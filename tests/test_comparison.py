@@ -65,7 +65,7 @@ def grid(tmp_path):
             for usage in ("PublicTest", "PrivateTest"):
                 arrays |= {f"{usage}_logits": logits, f"{usage}_labels": labels, f"{usage}_rows": np.arange(700)}
             np.savez(folder / "logits.npz", **arrays)
-            (folder / "record.json").write_text(json.dumps({"schema": 1, "recipe": {"name": name}}))
+            (folder / "record.json").write_text(json.dumps({"schema": 1, "recipe": {"name": name}, "metrics": {}}))
     return tmp_path
 
 

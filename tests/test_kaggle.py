@@ -266,12 +266,12 @@ def test_a_failed_kernel_is_told_with_the_end_of_its_log(kaggle, capsys):
     assert capsys.readouterr().out.startswith("line 0\nline 1\n")
 
 
-def test_a_kernel_that_is_not_there(kaggle):
+def test_a_kernel_that_is_not_there(kaggle, tmp_path):
     kaggle.trouble = {"GetKernelSessionStatus": 403, "ListKernelSessionOutput": 404}
     with pytest.raises(DataError, match=r"no status of someone/nothing: Kaggle refuses it; is the name right"):
         kernels.status("someone/nothing")
     with pytest.raises(DataError, match="could not fetch the output of someone/nothing: Kaggle knows nothing"):
-        kernels.output("someone/nothing", "there")
+        kernels.output("someone/nothing", tmp_path / "there")
 
 
 def test_the_output_is_fetched_and_its_archive_named(kaggle, tmp_path, capsys):

@@ -85,6 +85,16 @@ def test_it_is_written_once_and_read_again(runs):
         ensemble([runs / "a"], runs / "b", "mean_logits")
 
 
+def test_it_is_read_where_it_was_moved_to(runs):
+    pair, made = [runs / "a", runs / "b"], runs.parent / "made" / "both"
+    record = ensemble(pair, made, "mean_logits")
+    assert record["recipe"]["members"] == ["../runs/a", "../runs/b"]
+    shutil.copytree(made, runs / "both")
+    assert ensemble(pair, runs / "both", "mean_logits") == record
+    with pytest.raises(DataError, match="record of another run"):
+        ensemble(pair[:1], runs / "both", "mean_logits")
+
+
 def test_views_are_members(runs, faces):
     members = load_members([runs / "a", runs / "b"], views=True)
     assert len(members) == 4 and members.names == ["a", "b", "a, mirrored", "b, mirrored"]

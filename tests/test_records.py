@@ -55,6 +55,19 @@ def test_a_finished_run_is_only_read_and_a_record_is_never_overwritten(run):
     assert records.read_record(folder) == record
 
 
+def test_what_older_records_say_of_clean_images_is_left_out(run, tmp_path):
+    folder, record, *_ = run
+    older = shutil.copytree(folder, tmp_path / "older")
+    metrics = record["metrics"] | {"PrivateTest clean": record["metrics"]["PrivateTest"]}
+    (older / "record.json").write_text(json.dumps(record | {"metrics": metrics}))
+    arrays = records.load_logits(folder)
+    records.save_arrays(older / "logits.npz", arrays | {"PrivateTest_clean": np.ones(30, bool)})
+    assert records.read_record(older) == record and set(records.load_logits(older)) == set(arrays)
+    (older / "record.json").write_text(json.dumps(record | {"metrics": []}))
+    with pytest.raises(DataError, match="not a record of schema"):
+        records.read_record(older)
+
+
 def test_what_a_run_learned_from_beside_its_training_images_is_named_without_a_digest(run):
     _, record, *_ = run
     assert records.outside(record) == []
