@@ -1,6 +1,7 @@
 """Four ways in which published numbers went wrong, each reproduced with compact: what is reported, and what is true.
 
-Each is a protocol of protocols.py at one small budget, beside the honest run of the same recipe and seed.
+Each is a protocol of protocols.py at one small budget, beside what an honest measurement gives: of the honest run of
+the same recipe and seed, or of the same run.
 """
 
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def page(root: Path) -> str:
     """The committed runs as Markdown; without any the table is empty."""
     return (
         "# Leaks of the literature\n\nWritten by `make tables` from the records beside this page. compact on FER2013, "
-        f"{BUDGETS['study'][0]},\neach beside the honest run of its seeds. Intervals are bootstraps over images, that "
-        "of the first difference over seeds\ntoo. The third difference cannot be negative: a maximum of a curve."
-        f"\n\n{table(recorded(root))}\n"
+        f"{BUDGETS['study'][0]},\neach beside an honest measurement: of the same run (second and last row), or of the "
+        "honest run of its seeds.\nIntervals are bootstraps over images, that of the first difference over seeds too. "
+        f"The third difference cannot be\nnegative: a maximum of a curve.\n\n{table(recorded(root))}\n"
     )

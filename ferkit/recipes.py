@@ -1,10 +1,10 @@
 """The recipes that have a name: of the kinds below, those that `ferkit models` lists for a model.
 
-paper: as published, with the deviations named here. house: our own, on a GPU, under one protocol. cpu: what two cores
-can do with FER2013, at a stated budget. member: a sixth of house's budget, for ensembles; no result. study: shorter
-and smaller, for comparing choices with each other at one budget; no result. tune: a few epochs from the weights of a
-study's run; no result. quick: an installation check on the drawn faces, narrow and small; no result. mini: seconds,
-where a notebook's quick profile compares many runs.
+paper: as published, with the deviations named here. house: our own, on a GPU (compact on a CPU), under one protocol.
+cpu: what two cores can do with FER2013, at a stated budget. member: a sixth of house's budget, for ensembles; no
+result. study: shorter and smaller, for comparing choices with each other at one budget; no result. tune: a few epochs
+from the weights of a study's run; no result. quick: an installation check on the drawn faces, narrow and small; no
+result. mini: seconds, where a notebook's quick profile compares many runs.
 """
 
 import json
