@@ -32,8 +32,7 @@ def run(
     """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
 
     PrivateTest is read here, once, after training has chosen its weights, by the standard protocol without it.
-    `weights`, `compiled` and `say` are train.fit's. With `processes`, so many train on this machine; under torchrun its
-    own do.
+    `weights`, `compiled` and `say` are train.fit's. `processes`: so many train on this machine; torchrun brings its own.
     Raises what train.fit raises, and DataError when a split is missing.
     """
     folder = Path(folder)
@@ -42,11 +41,11 @@ def run(
         raise DataError(f"{faces.name} has no {' and no '.join(missing)} images; the protocol needs all three splits")
     if (folder / "record.json").exists():
         return _recorded(folder, recipe, faces, weights)
-    there = arrange(faces, recipe)
-    splits = there.training, there.choosing
+    arranged = arrange(faces, recipe)
+    splits = arranged.training, arranged.choosing
     how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, say=say)
     if processes > 1:
-        launch(processes, _fit_in_time, recipe, splits, folder, how)
+        launch(processes, _fit_in_time, recipe, splits, folder, how)  # and what `fit` then finds is finished, or late
     with joined(pick_device(device)) as team:
         state = fit(recipe, *splits, folder, **how)
         if team.is_first:
@@ -86,14 +85,14 @@ def _fit_in_time(recipe: Recipe, splits: tuple[Faces, Faces], folder: Path, how:
 def save_logits(weights: Path, faces: Faces, path: Path, device: str = "auto") -> None:
     """logits.npz of saved weights: a judged split's logits, flip-TTA logits (float16), labels and rows."""
     model, recipe, classes = load_weights(weights)
-    model, there = model.to(pick_device(device)), arrange(faces, recipe)
+    model, arranged = model.to(pick_device(device)), arrange(faces, recipe)
     arrays: dict[str, np.ndarray] = {"classes": np.array(classes)}
-    for usage, split in there.judged.items():
+    for usage, split in arranged.judged.items():
         if (split.labels == UNLABELLED).any():
             raise DataError(f"{usage} of {faces.name} has images without a label: nothing to measure against")
         for view in VIEWS:
             name = "logits" if view == "none" else f"logits_{view}"
-            values = logits(model, split.images, tta=view, batch_size=there.batch_size)
+            values = logits(model, split.images, tta=view, batch_size=arranged.batch_size)
             arrays[f"{usage}_{name}"] = values.numpy().astype(np.float16)
         arrays[f"{usage}_labels"] = split.labels.numpy().astype(np.int8)
         arrays[f"{usage}_rows"] = split.rows.numpy().astype(np.int32)
@@ -107,22 +106,22 @@ def write_record(
 
     engine: the processes that trained its last part, and whether torch.compile did.
     """
-    there = arrange(faces, recipe)
+    arranged = arrange(faces, recipe)
     record = {
         "code": state.sources,
         "data": {
             "name": faces.name,
             "fingerprint": faces.fingerprint,
             "official": faces.is_official,
-            "n": {"Training": len(learnable(there.training, recipe.targets))}
-            | {usage: len(split) for usage, split in there.judged.items()},
+            "n": {"Training": len(learnable(arranged.training, recipe.targets))}
+            | {usage: len(split) for usage, split in arranged.judged.items()},
         },
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "start": state.start,
         **({"exclude": file_start(in_checkout(recipe.exclude))} if recipe.exclude else {}),
         **({"teacher": file_start(in_checkout(recipe.teacher))} if recipe.teacher else {}),
         "batch_independence": certificate(folder, faces),
-        "selected": {"by": there.chosen_by} | {"epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
+        "selected": {"by": arranged.chosen_by} | {"epoch": state.best_epoch + 1, "accuracy": round(state.best, 6)},
         "engine": engine or {"processes": 1, "compiled": False},
         "precision": {"used": state.precision, "milliseconds": state.timings},
         "seconds": {"training": round(state.seconds, 1), "processor": round(state.cpu_seconds, 1)},
@@ -159,8 +158,8 @@ def run_folder(recipe: Recipe, faces: Faces) -> Path:
 
 def place(name: str, faces: Faces) -> Path:
     """The folder of the run of that name: below results/ where its record is committed, else below runs/."""
-    committed = project_root() / "results" / faces.name / name
-    return committed if (committed / "record.json").exists() else project_root() / "runs" / faces.name / name
+    committed, own = (project_root() / root / faces.name / name for root in ("results", "runs"))
+    return committed if (committed / "record.json").exists() else own
 
 
 def obtain(
@@ -172,8 +171,8 @@ def obtain(
     notebooks that need many. Raises DataError where a record is of another recipe or other data, and what `run` raises.
     """
     folder = run_folder(recipe, faces) if kept else place(recipe.run_name, faces)
-    there, committed = (folder / "record.json").exists(), folder.is_relative_to(project_root() / "results")
-    record = run(recipe, faces, folder, device, None if committed else weights, say=silent)
-    if not there:
+    measured, committed = (folder / "record.json").exists(), folder.is_relative_to(project_root() / "results")
+    record = run(recipe, faces, folder, device, None if committed else weights, say=silent)  # a start is not committed
+    if not measured:
         print(f"{recipe.run_name}: trained in {record['seconds']['training']:.0f} s")
     return folder
