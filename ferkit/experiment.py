@@ -32,7 +32,7 @@ def run(
     """Train a recipe (or go on with it) and measure it; the record. A run that has a record is only read.
 
     PrivateTest is read here, once, after training has chosen its weights, by the standard protocol without it.
-    `weights`, `compiled` and `say` are train.fit's. `processes`: so many train on this machine; torchrun brings its own.
+    `weights`, `compiled` and `say` are train.fit's. `processes`: so many train here; torchrun has its own.
     Raises what train.fit raises, and DataError when a split is missing.
     """
     folder = Path(folder)
