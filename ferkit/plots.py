@@ -191,7 +191,7 @@ def recalls(rows: dict[str, np.ndarray], classes: tuple[str, ...], title: str) -
     figure, axes = new_figure(size=(8, 0.55 * len(rows) + 1.4))
     axes = axes[0, 0]
     texts = np.vectorize("{:.0%}".format)(shares)
-    heatmap(axes, shares, texts, [folded(name) for name in names], classes, vmin=0, vmax=1)
+    heatmap(axes, shares, texts, [folded(name) for name in names], classes, slanted=True, vmin=0, vmax=1)
     axes.set_title(title)
     return figure
 
