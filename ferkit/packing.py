@@ -35,11 +35,12 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     parts += [(folder, ("recipe.json", "log.csv", *STATE)) for folder in folders if folder not in finished]
     parts += [(folder, names) for folder in folders if folder not in finished
               if (names := _snapshots(folder, "safetensors"))]  # fmt: skip
-    left, left_out = limit - 1000, []
+    left, left_out, incomplete = limit - 1000, [], set()
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder, names in parts:
-            files = _snapshot(folder, names, left)
+            files = None if folder in incomplete else _snapshot(folder, names, left)
             if files is None:
+                incomplete.add(folder)  # nothing that is of no use without this
                 left_out.append(f"{folder}: {names[-1]} and what goes with it, {_size(folder, names) / 1e6:.1f} MB")
                 continue
             left -= sum(len(content) + ENTRY for content in files.values())

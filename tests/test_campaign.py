@@ -309,6 +309,9 @@ def test_an_unfinished_run_takes_its_snapshots_along(tmp_path):
     assert packing.pack([tmp_path / "custom" / "run-s0"], tmp_path / "runs.zip") == []
     assert packing.merge(tmp_path / "runs.zip", tmp_path) == ["custom/run-s0: to go on with"]
     assert {path.name for path in (tmp_path / "runs" / "custom" / "run-s0").iterdir()} == {*files, ".lock"}
+    (tmp_path / "custom" / "run-s0" / "last.pt").write_bytes(bytes(9000))  # no room for the state, but for a snapshot
+    assert len(packing.pack([tmp_path / "custom" / "run-s0"], tmp_path / "less.zip", limit=6000)) == 2
+    assert packing.merge(tmp_path / "less.zip", tmp_path) == []
 
 
 @pytest.mark.parametrize(
