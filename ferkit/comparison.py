@@ -90,16 +90,8 @@ def told(rows: list[Row], name: str) -> str:
 
 def table(rows: list[Row], what: str, usage: str = "PrivateTest") -> str:
     """Rows as a Markdown table; accuracies in percent, differences in points."""
-    titles = (
-        what,
-        "seeds",
-        "PublicTest",
-        f"{usage}, n {rows[0].n:,}",
-        "each seed",
-        "sd",
-        "difference (95 %)",
-        "p (Holm)",
-    )
+    titles = (what, "seeds", "PublicTest", f"{usage}, n {rows[0].n:,}", "each seed", "sd", "difference (95 %)",
+              "p (Holm)")  # fmt: skip
     lines = []
     for row in rows:
         d = row.difference

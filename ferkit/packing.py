@@ -30,11 +30,11 @@ def pack(folders: list[Path], path: str | Path, limit: int = LIMIT) -> list[str]
     what it goes on from, which comes last, and then its snapshots; others may be training into it.
     """
     finished = [folder for folder in folders if (folder / "record.json").exists()]
+    unfinished = [folder for folder in folders if folder not in finished]
     parts = [(folder, ("recipe.json", *_snapshots(folder, "npz"), *RESULT)) for folder in finished]
     parts += [(folder, (BEST,)) for folder in finished if _size(folder, (BEST,)) <= SMALL]
-    parts += [(folder, ("recipe.json", "log.csv", *STATE)) for folder in folders if folder not in finished]
-    parts += [(folder, names) for folder in folders if folder not in finished
-              if (names := _snapshots(folder, "safetensors"))]  # fmt: skip
+    parts += [(folder, ("recipe.json", "log.csv", *STATE)) for folder in unfinished]
+    parts += [(folder, names) for folder in unfinished if (names := _snapshots(folder, "safetensors"))]
     left, left_out, incomplete = limit - 1000, [], set()
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for folder, names in parts:
