@@ -27,7 +27,7 @@ def face_rows(rows: list[tuple[str, list, Tensor | None, list[str] | None]], tit
             if faces[i] is not None:
                 picture(place, faces[i], place.get_title())
             if faces[i] is not None and maps is not None:
-                place.imshow(maps[i], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
+                place.imshow(np.asarray(maps[i]), cmap="inferno", alpha=0.5, vmin=0, vmax=1)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -89,7 +89,7 @@ def mean_maps(
         for i, place in enumerate(axes[line]):
             picture(place, backs[i], f"{names[i]}\nn {sizes[i]}" if line == 0 else "")
             scale = {"cmap": "RdBu_r", "vmin": -reach} if signed else {"cmap": "inferno", "vmin": 0}
-            drawn = place.imshow(some[i], alpha=0.6, vmax=reach, **scale)
+            drawn = place.imshow(np.asarray(some[i]), alpha=0.6, vmax=reach, **scale)
         axes[line, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         figure.colorbar(drawn, ax=axes[line], shrink=0.8, label="difference" if signed else "mean map")
     figure.suptitle(title, fontsize=10)
@@ -203,8 +203,7 @@ def promised_and_lost(
     names = ("promised: share of the map, %", "lost when covered, points")
     for place, values, name in zip(axes[0], (promised, lost), names, strict=True):
         table = np.stack([100 * values[said == c].mean(0) for c in there])
-        texts = np.vectorize(lambda value: str(round(value)))(table)
-        heatmap(place, table, texts, rows, parts, vmin=min(0, table.min()), vmax=table.max())
+        heatmap(place, table, "{:.0f}", rows, parts, vmin=min(0, table.min()), vmax=table.max())
         place.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure

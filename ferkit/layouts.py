@@ -21,6 +21,7 @@ from ferkit.labels import OFFICIAL_COUNTS, USAGES, VOTES, class_index
 from ferkit.pixels import AGAIN, SIDE, Table, number_below, parse
 from ferkit.trees import ARCHIVES, Tree, open_archive
 
+CSVS = ("fer2013.csv", "icml_face_data.csv")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 VOTES_FILE = "fer2013new.csv"
 FOLDERS = {  # name of the folder above a class folder -> split; None: the file names tell
@@ -39,7 +40,7 @@ def detect(names: list[str]) -> tuple[str, list[str]]:
     names = [name for name in names if not PurePosixPath(name).name.startswith(".")]  # also macOS's ._ files
     for name in names:
         by_base.setdefault(PurePosixPath(name).name.lower(), []).append(name)
-    for base in ("fer2013.csv", "icml_face_data.csv"):
+    for base in CSVS:
         if base in by_base:
             return "csv", by_base[base]
     if "train.csv" in by_base:

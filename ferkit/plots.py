@@ -59,18 +59,20 @@ def folded(name: str) -> str:
 
 def picture(axes: Axes, image, title: str = "", **text) -> None:
     """A grey picture of 0..255 without ticks."""
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=8, **text)
 
 
 def heatmap(
-    axes: Axes, values: np.ndarray, texts: np.ndarray, rows: Sequence, columns: Sequence, slanted: bool = False, **how
-) -> AxesImage:
-    """Values (R, C) as colour and texts (R, C) in them, black or white, whichever has more contrast (WCAG 2).
+    axes: Axes, values: np.ndarray, text: str | np.ndarray, rows: Sequence, columns: Sequence, slanted: bool = False,
+    **how,
+) -> AxesImage:  # fmt: skip
+    """Values (R, C) as colour and text in them, black or white, whichever has more contrast (WCAG 2).
 
-    slanted: the columns' names. `how` is imshow's.
+    text: a format of the values, or other texts (R, C). slanted: the columns' names. `how` is imshow's.
     """
+    texts = np.vectorize(text.format)(values) if isinstance(text, str) else text
     shown = axes.imshow(values, **{"cmap": "Blues", "aspect": "auto"} | how)
     for (i, j), text in np.ndenumerate(texts):
         rgb = np.array(shown.to_rgba(values[i, j])[:3])
@@ -87,15 +89,19 @@ def counted(axes: Axes, counts: np.ndarray, rows: tuple, columns: tuple) -> None
     heatmap(axes, shares, texts, rows, columns, slanted=True, vmin=0, vmax=1, aspect="equal")
 
 
-def whisker(axes: Axes, y: float, headline: dict, **style) -> float:
-    """A point with its interval, {value, low, high}, in percent at that height; the percentage."""
+def whisker(axes: Axes, at: float, headline: dict, upright: bool = False, **style) -> float:
+    """A point with its interval, {value, low, high}, in percent at that height, or upright there; the percentage."""
     value, low, high = (100 * headline[key] for key in ("value", "low", "high"))
-    axes.errorbar(value, y, xerr=[[value - low], [high - value]], **{"fmt": "o", "color": hue(0), "capsize": 4} | style)
+    error, style = [[value - low], [high - value]], {"fmt": "o", "color": hue(0), "capsize": 4} | style
+    axes.errorbar(*((at, value) if upright else (value, at)), **{"yerr" if upright else "xerr": error}, **style)
     return value
 
 
 def learning_curves(rows: list[dict], title: str) -> Figure:
-    """Training loss and PublicTest accuracy by epoch, from log.csv; the selected epoch is marked."""
+    """Training loss and PublicTest accuracy by epoch, from the log.csv of a run by the standard protocol.
+
+    The epoch that it selects, PublicTest's highest, is marked.
+    """
     epochs = [int(row["epoch"]) for row in rows]
     accuracy = [float(row["public_accuracy"]) * 100 for row in rows]
     best = int(np.argmax(accuracy))
@@ -190,8 +196,7 @@ def recalls(rows: dict[str, np.ndarray], classes: tuple[str, ...], title: str) -
     names, shares = tuple(rows), np.stack(list(rows.values()))
     figure, axes = new_figure(size=(8, 0.55 * len(rows) + 1.4))
     axes = axes[0, 0]
-    texts = np.vectorize("{:.0%}".format)(shares)
-    heatmap(axes, shares, texts, [folded(name) for name in names], classes, slanted=True, vmin=0, vmax=1)
+    heatmap(axes, shares, "{:.0%}", [folded(name) for name in names], classes, slanted=True, vmin=0, vmax=1)
     axes.set_title(title)
     return figure
 
@@ -202,10 +207,8 @@ def accuracy_and_cost(rows: list[tuple[str, dict, float, float]], title: str) ->
     for column, label in enumerate(("parameters, million", "minutes of training")):
         axis = axes[0, column]
         for i, (name, accuracy, *costs) in enumerate(rows):
-            value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
-            yerr = [[value - low], [high - value]]
             marker = "os^D"[i // len(PALETTE) % 4]  # another shape when the colours start again
-            axis.errorbar(costs[column], value, yerr=yerr, fmt=marker, color=hue(i), capsize=4, label=folded(name))
+            whisker(axis, costs[column], accuracy, upright=True, fmt=marker, color=hue(i), label=folded(name))
         axis.set(xlabel=label, xscale="log")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(lambda value, _: "")

@@ -25,7 +25,7 @@ from ferkit import DataError
 from ferkit.atomic import alone, project_root, write_whole
 from ferkit.checkpoint import State
 from ferkit.faces import Faces
-from ferkit.machine import code_version, describe_machine
+from ferkit.machine import code_version, measured_by
 from ferkit.models import create_model
 from ferkit.protocols import arrange
 from ferkit.recipe import Recipe
@@ -187,10 +187,8 @@ def write_study(study: optuna.Study, base: Recipe, faces: Faces, folder: Path, d
         "best_trial": study.best_trial.number,
         "importance": {key: round(float(value), 4) for key, value in importance.items()},
         "trials": [_as_json(trial) for trial in trials],
-        "machine": describe_machine(device),
-        "code": code_version(),
-        "versions": {"optuna": optuna.__version__, "torch": torch.__version__},
-    }
+    } | measured_by(device)
+    report["versions"]["optuna"] = optuna.__version__
     write_whole(folder / "study.json", json.dumps(report, indent=1) + "\n")
     return report
 

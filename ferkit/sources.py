@@ -15,7 +15,7 @@ import numpy as np
 from ferkit import DataError
 from ferkit.atomic import write_whole
 from ferkit.labels import USAGES
-from ferkit.layouts import N_OFFICIAL, Raw, read_tree
+from ferkit.layouts import CSVS, N_OFFICIAL, Raw, read_tree
 from ferkit.trees import ARCHIVES, beside, files_below, open_tree
 
 KAGGLE_INPUT = Path("/kaggle/input")
@@ -49,7 +49,7 @@ def find(inputs: Path) -> Path | None:
 
 def _is_fer2013(root: Path, folders: list[str], files: list[str]) -> bool:
     """Whether a folder of the Kaggle input is one of our layouts; other data sets have a train.csv as well."""
-    if {"fer2013.csv", "icml_face_data.csv"} & set(files) or {"train", "test"} <= set(folders):
+    if set(CSVS) & set(files) or {"train", "test"} <= set(folders):
         return True
     if "train.csv" in files:
         with open(root / "train.csv", "rb") as file:

@@ -56,9 +56,8 @@ def robustness_heatmap(values: dict[str, np.ndarray], names: list[str], title: s
     """Accuracies in [0, 1] as colour and, in percent, as text: a row a model or policy, (15,) each; a column a name."""
     table = 100 * np.stack(list(values.values()))
     figure, axes = new_figure(size=(0.55 * len(names) + 2.5, 0.36 * len(values) + 1.9))
-    axes, texts = axes[0, 0], np.vectorize("{:.1f}".format)(table)
-    columns = [name.replace("_", " ") for name in names]
-    shown = heatmap(axes, table, texts, list(values), columns, slanted=True, cmap="viridis")
+    axes, columns = axes[0, 0], [name.replace("_", " ") for name in names]
+    shown = heatmap(axes, table, "{:.1f}", list(values), columns, slanted=True, cmap="viridis")
     axes.set_title(title, fontsize=10)
     figure.colorbar(shown, label="accuracy, %", pad=0.02)
     return figure
@@ -85,8 +84,8 @@ def class_effects(values: dict[str, np.ndarray], classes: tuple[str, ...], title
     """Differences in recall, (C,) each in -1..1, as colour and in points: a row a choice, a column a class."""
     table = 100 * np.stack(list(values.values()))
     figure, axes = new_figure(size=(0.85 * len(classes) + 2.6, 0.36 * len(values) + 1.7))
-    axes, limit, texts = axes[0, 0], max(1.0, np.abs(table).max()), np.vectorize("{:+.1f}".format)(table)
-    shown = heatmap(axes, table, texts, list(values), classes, cmap="RdBu", vmin=-limit, vmax=limit)
+    axes, limit = axes[0, 0], max(1.0, np.abs(table).max())
+    shown = heatmap(axes, table, "{:+.1f}", list(values), classes, cmap="RdBu", vmin=-limit, vmax=limit)
     axes.set_title(title, fontsize=10)
     figure.colorbar(shown, label="recall, points", pad=0.02)
     return figure
