@@ -16,6 +16,13 @@ LIMITS |= {"layer_decay": 1, "focal": 10, "teacher_weight": 1, "temperature": 10
 LIMITS |= dict.fromkeys(("seed", "warmup", "cycle", "patience", "frozen", "swa"), 2**31)
 
 
+def _tuples(value):
+    """With tuples for lists, also inside a dict or another list."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One run, validated when made: raises ValueError naming the field. Variants by dataclasses.replace."""
@@ -59,17 +66,13 @@ class Recipe:
     precision: str = "auto"  # auto: the fastest that the device has (precision.choose)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stages", tuple(tuple(stage) for stage in self.stages))
-        tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in self.options.items()}
-        object.__setattr__(self, "options", tuples)  # as it was before JSON
+        for name, value in list(vars(self).items()):
+            object.__setattr__(self, name, _tuples(value))  # as they were before JSON
         get_policy(self.policy)
         if not self.stages or any(epochs < 1 or side < 8 for epochs, side in self.stages):
             raise ValueError(f"stages must be (epochs >= 1, side >= 8) pairs, got {self.stages}")
-        object.__setattr__(self, "plateau", tuple(self.plateau))
-        object.__setattr__(self, "free", tuple(tuple(pair) for pair in self.free))
         if any(epoch < 0 or n < 1 for epoch, n in self.free):
             raise ValueError(f"free must be (epoch >= 0, blocks >= 1) pairs, got {self.free}")
-        object.__setattr__(self, "fold", tuple(self.fold))
         if self.fold and not (
             len(self.fold) == 2 and all(isinstance(k, int) for k in self.fold) and 0 <= self.fold[0] < self.fold[1] > 1
         ):
