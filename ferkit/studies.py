@@ -87,7 +87,7 @@ STUDIES = (
     ),
     Study(
         "FER2013 to FER+", "start and what learns",
-        "compact, 4 epochs at 32 pixels on FER+; all but the first go on from 8 epochs on FER2013, with a new head",
+        "compact, 4 epochs at 32 pixels on FER+; all but `random weights` after 8 epochs on FER2013, with a new head",
         "ferplus",
         {
             how: get_recipe("compact", "tune", **changes).name + ("" if how == SCRATCH else START)
@@ -107,7 +107,7 @@ STUDIES = (
     ),
     Study(
         "Another protocol: PublicTest is trained on too", "trained on",
-        "compact, 4 epochs after 8 on FER2013 at 32 pixels; the second reports its last epoch and is in no other table",
+        "compact, 4 epochs after 8 on FER2013 at 32 pixels; trained on both it reports its last epoch, here only",
         "fer2013",
         {"Training": f"compact-tune{START}", "Training and PublicTest": f"compact-tune+protocol=with_public{START}"},
         "Training",

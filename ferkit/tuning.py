@@ -1,4 +1,4 @@
-"""Which blocks of a network learn, and how fast: frozen trunks, gradual unfreezing, rates that fall with depth.
+"""Which blocks of a network learn, and how fast: frozen trunks, gradual unfreezing, rates that fall from head to input.
 
 A network's blocks (models.outline.blocks) are counted from its head; what belongs to none counts to the first.
 """
