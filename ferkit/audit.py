@@ -154,6 +154,13 @@ def load_audit(path: str | Path) -> dict:
     raise DataError(f"{path}: not an audit of schema {SCHEMA}")
 
 
+def committed_audit(data: str, fingerprint: str) -> dict | None:
+    """The committed audit of a data set; None without one, or where it is of other pictures, by the fingerprint."""
+    file = audit_file(data)
+    report = load_audit(file) if file.exists() else None
+    return report if report and report["data"]["fingerprint"] == fingerprint else None
+
+
 def part_of_rows(report: dict, usage: str, rows: np.ndarray) -> np.ndarray:
     """int (n,) over PARTS of a split's rows (n,), by a saved report; DataError for a split that it lacks."""
     found = report["rows"].get(usage.split(" ")[0])  # FER+'s second test set is of the same split

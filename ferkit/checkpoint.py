@@ -1,7 +1,7 @@
 """A run folder while it trains: of one recipe, with everything that is needed to go on."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -87,6 +87,5 @@ def claim(folder: Path, recipe: Recipe, training: str, start: dict) -> None:
 
 def _differences(recipe: Recipe, found: dict) -> list[str]:
     """Fields in which a saved recipe differs; one that it lacks has its default, so that older runs go on."""
-    defaults = {f.name: f.default for f in fields(Recipe)}
-    ours = json.loads(json.dumps(asdict(recipe)))
+    ours, defaults = (json.loads(json.dumps(asdict(one))) for one in (recipe, Recipe(recipe.name)))
     return [k for k in {**found, **ours} if k not in ours or found.get(k, defaults[k]) != ours[k]]

@@ -29,7 +29,7 @@ class Row:
 
 
 def groups(root: Path, names: dict[str, str]) -> dict[str, list[Path]]:
-    """Run folders directly below root by label, for {label: recipe's name}; labels without a run are left out."""
+    """Run folders below root by label, for {label: recipe's name}; labels without a run are left out."""
     found: dict[str, list[Path]] = {label: [] for label in names}
     labels = {name: label for label, name in names.items()}
     for folder, record in find_records(root):

@@ -120,8 +120,11 @@ def _same(record: dict, recipe: EnsembleRecipe, members: Members, folder: Path) 
 
 
 def _check_free(folder: Path) -> None:
-    """DataError for the folder of a run that is not finished, whose files would be mixed up with an ensemble's."""
-    if found := [name for name in ("recipe.json", "last.pt", BEST, "logits.npz") if (folder / name).exists()]:
+    """DataError for the folder of a run that is not finished, whose files would be mixed up with an ensemble's.
+
+    An ensemble that was stopped before its record leaves logits, or a soup, which are written anew.
+    """
+    if found := [name for name in ("recipe.json", "last.pt") if (folder / name).exists()]:
         raise DataError(f"{folder} holds {found[0]} of a run without a record; name another folder or delete this one")
 
 

@@ -157,15 +157,17 @@ def run_folder(recipe: Recipe, faces: Faces) -> Path:
 
 
 def place(name: str, faces: Faces) -> Path:
-    """The folder of the run of that name: below results/ where its record is committed, else below runs/."""
+    """The folder of the run of that name: below results/ where its record of these faces is committed, else below
+    runs/."""
     committed, own = (project_root() / root / faces.name / name for root in ("results", "runs"))
-    return committed if (committed / "record.json").exists() else own
+    there = (committed / "record.json").exists()
+    return committed if there and read_record(committed)["data"]["fingerprint"] == faces.fingerprint else own
 
 
 def obtain(
     recipe: Recipe, faces: Faces, device: str = "auto", weights: str | Path | None = None, kept: bool = False
 ) -> Path:
-    """The folder of that run: below results/ where its record is committed, else below runs/, trained if need be.
+    """The folder of that run by `place`, trained if need be.
 
     kept: below runs/ in any case, with its weights, which committed records lack. Says a line where it trains, for
     notebooks that need many. Raises DataError where a record is of another recipe or other data, and what `run` raises.

@@ -41,13 +41,17 @@ class Feed:
         """The number of batches, and an iterator over (images (M, H, W), at (N,), rows (N,)), all on the device.
 
         images[at] are the batch's pictures, rows their rows among the training faces. Every face comes once; batches
-        of a window are equal in size within one, so that none is ragged.
+        of a window are equal in size within one, and a last window of less than a batch joins the one before it, so
+        that none is ragged.
         """
         n = len(self.faces)
         if self.resident:
             return self._batches(n), self._shuffled(self.images, None, n, generator)
         chunks = torch.randperm(math.ceil(n / CHUNK), generator=generator)
         windows = [[self._rows(chunk) for chunk in some.tolist()] for some in chunks.split(WINDOW)]
+        if len(windows) > 1 and sum(map(len, windows[-1])) < self.batch_size:
+            short = windows.pop()
+            windows[-1] += short
         n_batches = sum(self._batches(sum(map(len, window))) for window in windows)
         return n_batches, self._stream(windows, generator)
 

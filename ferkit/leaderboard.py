@@ -33,7 +33,7 @@ class Entry:
     """The runs behind a row: the seeds of one recipe, or one ensemble, on one data set."""
 
     name: str
-    data: str
+    data: str  # its name; of other pictures than those of the committed records with their fingerprint
     runs: tuple[tuple[Path, dict], ...]  # folder, record
 
     @property
@@ -91,31 +91,40 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
     counts in the first. A model that looks at its batch, or that nobody checked, is no result: below the first folder,
     which holds what is committed, that raises ValueError, as do records that do not belong together.
     """
-    groups: dict[tuple[str, str], list[tuple[Path, dict]]] = {}
+    groups: dict[tuple[str, str, str], list[tuple[Path, dict]]] = {}
+    committed: dict[str, str] = {}  # fingerprints
     for root in roots:
         if not Path(root).is_dir():
             raise ValueError(f"{root}: no such folder of records")
         before = {(*key, folder.name) for key, runs in groups.items() for folder, _ in runs}
         for folder, record in find_records(root):
-            key = record["data"]["name"], record["recipe"]["name"]
+            on, fingerprint = record["data"]["name"], record["data"]["fingerprint"]
+            key = on, record["recipe"]["name"], fingerprint
+            if root == roots[0]:
+                committed.setdefault(on, fingerprint)
             if is_result(record, data) and (*key, folder.name) not in before:
                 if told := dependence(record):
                     if root != roots[0]:
                         continue
                     raise ValueError(f"{folder}: {record['recipe']['model']} {told}; take it out, it is no result")
                 groups.setdefault(key, []).append((folder, record))
-    found = [Entry(name, on, tuple(runs)) for (on, name), runs in groups.items()]
+    found = [
+        Entry(name, on if committed.get(on, of) == of else f"{on} {of}", tuple(runs))
+        for (on, name, of), runs in groups.items()
+    ]
     for entry in found:
         _check_group(list(entry.runs))
-    return sorted(found, key=lambda e: (data.index(e.data), -e.mean("PublicTest")))
+    return sorted(found, key=lambda e: (data.index(e.data.split()[0]), e.data, -e.mean("PublicTest")))
 
 
 def results_table(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> str:
     """The results (`entries`) as a Markdown table: a row a model and data set, of FER+ one for each of its tests."""
     rows = []
     for entry in entries(*roots, data=data):
-        files = [Path(root) / "audit" / f"{entry.data}.json" for root in roots]
-        report = next((load_audit(file) for file in files if file.exists()), None)
+        on = entry.record["data"]
+        files = [Path(root) / "audit" / f"{on['name']}.json" for root in roots]
+        reports = [load_audit(file) for file in files if file.exists()]
+        report = next((report for report in reports if report["data"]["fingerprint"] == on["fingerprint"]), None)
         rows += [_row(entry, usage, report) for usage in entry.tests]
     return markdown_table(TITLES, rows)
 
@@ -157,8 +166,8 @@ def _row(entry: Entry, usage: str, report: dict | None) -> list[str]:
         return f"{100 * entry.mean(split, headline):.1f}"
 
     about, accuracy = entry.record, entry.accuracy(usage)
-    model = about["recipe"]["model"]
-    claims = ", ".join(f"{claim.percent:.1f}" for claim in CLAIMS_ON.get(entry.data, ()) if claim.model == model)
+    model, on = about["recipe"]["model"], about["data"]["name"]
+    claims = ", ".join(f"{claim.percent:.1f}" for claim in CLAIMS_ON.get(on, ()) if claim.model == model)
     cells = [entry.data + usage.removeprefix("PrivateTest"), f"`{entry.name}`", entry.kind]
     cells += ["yes" if set(outside(about)) - {VOTES} else "no", claims or "–"]
     cells += [entry.spread(usage), f"{100 * accuracy['low']:.1f}–{100 * accuracy['high']:.1f}"]

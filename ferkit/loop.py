@@ -124,7 +124,7 @@ class Average:
 
 def _decay(recipe: Recipe, epoch: int, step: int, n_batches: int) -> float:
     """The average's decay: it rises over the first steps; in the last `swa` epochs every step weighs the same."""
-    first = recipe.epochs - recipe.swa
+    first = max(0, recipe.epochs - recipe.swa)
     if recipe.swa and epoch >= first:
         k = (epoch - first) * n_batches + step
         return k / (k + 1)

@@ -33,14 +33,16 @@ from ferkit.train import fit, silent
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 BATCH_SIZES, POLICIES, SCHEDULES = (64, 128, 256), ("flip", "light", "standard"), ("cosine", "one_cycle")
+WEIGHT_DECAYS = (1e-5, 5e-3)
 
 
 def suggest(trial: Trial, base: Recipe) -> dict:
-    """The search space: a trial's values, by name; pictures only get smaller, so that no trial costs more."""
-    sides = sorted({max(8, 8 * round(base.stages[-1][1] * factor / 8)) for factor in (0.5, 0.75, 1)})
+    """The search space: a trial's values, by name; pictures are the base's last ones or smaller."""
+    side = base.stages[-1][1]
+    sides = sorted({side, *(max(8, int(side * factor) // 8 * 8) for factor in (0.5, 0.75))})
     values = {
         "lr": trial.suggest_float("lr", base.lr / 10, min(base.lr * 5, 1.0), log=True),
-        "weight_decay": trial.suggest_float("weight_decay", 1e-5, 5e-3, log=True),
+        "weight_decay": trial.suggest_float("weight_decay", *WEIGHT_DECAYS, log=True),
         "batch_size": trial.suggest_categorical("batch_size", BATCH_SIZES),
         "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2, step=0.05),
         "policy": trial.suggest_categorical("policy", POLICIES),
@@ -54,12 +56,17 @@ def suggest(trial: Trial, base: Recipe) -> dict:
 
 
 def _values(base: Recipe) -> dict:
-    """The base recipe's own values, as `suggest` names them, where they are in its space; the others are drawn."""
+    """The base recipe's own values, as `suggest` names them, where they are in its space; the others are drawn.
+
+    Its stages become one, of the last one's side.
+    """
     values = {"lr": base.lr, "weight_decay": base.weight_decay, "batch_size": base.batch_size, "policy": base.policy,
               "label_smoothing": base.label_smoothing, "mixup": 0.0, "schedule": base.schedule,
               "side": base.stages[-1][1]}  # fmt: skip
     choices = {"batch_size": BATCH_SIZES, "policy": POLICIES, "schedule": SCHEDULES}
-    return {key: value for key, value in values.items() if value in choices.get(key, (value,))}
+    there = {key: value for key, value in values.items() if value in choices.get(key, (value,))}
+    low, high = WEIGHT_DECAYS
+    return {key: value for key, value in there.items() if key != "weight_decay" or low <= value <= high}
 
 
 def _takes_drop(base: Recipe) -> bool:
@@ -142,17 +149,21 @@ def _trainer(base: Recipe, faces: Faces, folder: Path, device: str) -> Callable:
         recipe = recipe_of(base, suggest(trial, base), f"trial{trial.user_attrs.get('goes_on', trial.number)}")
         n_told, begin = 0, time.perf_counter()
 
-        def watch(state: State) -> None:
+        def tell(state: State) -> None:
             nonlocal n_told
             for accuracy in state.history[n_told:]:  # of epochs before a kill too
                 trial.report(accuracy, n_told)
                 n_told += 1
+
+        def watch(state: State) -> None:
+            tell(state)
             if n_told < recipe.epochs and trial.should_prune():
                 raise optuna.TrialPruned
 
         try:
             state = fit(recipe, training, public, folder / recipe.name, device=device, source=code_version(),
                         watch=watch, say=silent)  # fmt: skip
+            tell(state)  # of a trial that was killed after its last epoch
             return TrialState.COMPLETE, state.best
         except (optuna.TrialPruned, FloatingPointError):  # a rate that is too high is a result as well
             return TrialState.PRUNED, None

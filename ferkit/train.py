@@ -24,7 +24,7 @@ from ferkit.ferplus import learnable
 from ferkit.labels import UNLABELLED
 from ferkit.loop import Loop, key
 from ferkit.models import create_model
-from ferkit.models.pretrained import trunk_of
+from ferkit.models.pretrained import saved_recipe, trunk_of
 from ferkit.parallel import Team, joined
 from ferkit.precision import choose, fast_kernels
 from ferkit.predict import logits, pick_device
@@ -90,6 +90,8 @@ def fit(
 
 def start(recipe: Recipe, training: Faces, device: torch.device, pretrained: bool | str | Path = False) -> State:
     """A run before its first epoch; `pretrained` is models.create_model's."""
+    if pretrained not in (True, False):
+        _check_protocol(recipe, pretrained)
     torch.manual_seed(key(recipe.seed))
     model = create_model(
         recipe.model, len(training.classes), pretrained=pretrained, new_head=recipe.new_head, **recipe.options
@@ -100,6 +102,14 @@ def start(recipe: Recipe, training: Faces, device: torch.device, pretrained: boo
     if pretrained:
         state.start = _describe_start(model, recipe, pretrained)
     return state
+
+
+def _check_protocol(recipe: Recipe, weights: str | Path) -> None:
+    """DataError for weights that learned by a protocol which the run's own would hide."""
+    learned = saved_recipe(weights).get("protocol", "standard")
+    if learned not in ("standard", recipe.protocol):
+        told = f"{weights} learned by the protocol {learned}, and what starts from it is by that one too"
+        raise DataError(f"{told}: --set \"protocol='{learned}'\", or start from other weights")
 
 
 def _describe_start(model: nn.Module, recipe: Recipe, pretrained: bool | str | Path) -> dict[str, str]:
@@ -113,8 +123,11 @@ def file_start(path: str | Path) -> dict[str, str]:
     """A file of weights as the record of a run that started from it names it: a run's own with the run."""
     path = Path(path)
     name = f"{path.parent.name}/{path.name}" if path.name == BEST else path.name
-    with open(path, "rb") as file:
-        return {"file": name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    try:
+        with open(path, "rb") as file:
+            return {"file": name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); the run needs it, bring it back") from error
 
 
 def _identity(recipe: Recipe, training: Faces) -> str:
@@ -148,7 +161,7 @@ def _train(
         seconds = time.perf_counter() - begin
         state.seconds += seconds
         state.cpu_seconds += time.process_time() - cpu
-        lr = f"{state.optimizer.param_groups[0]['lr']:.3g}"
+        lr = f"{max(group['lr'] for group in state.optimizer.param_groups):.3g}"
         row = (epoch + 1, recipe.side(epoch), lr, f"{loss:.4f}", f"{accuracy:.4f}", f"{seconds:.1f}")
         state.rows.append(list(map(str, row)))
         if loop.team.is_first:

@@ -47,6 +47,11 @@ def test_an_epoch_shows_every_face_once_with_its_own_row(faces, small_windows, r
     assert not torch.equal(torch.cat(seen), torch.cat(other))
 
 
+def test_what_is_left_for_a_last_window_joins_the_one_before(faces, small_windows):
+    n_batches, batches = Feed(faces.split("Training")[:49], 32, CPU, False).epoch(torch.Generator().manual_seed(3))
+    assert [len(at) for _, at, _ in batches] == [25, 24] and n_batches == 2
+
+
 def test_pictures_on_disk_are_mapped_and_train(folder, small_windows, monkeypatch, tmp_path):
     faces = sources.load(folder)
     assert faces.name == "custom" and (faces.split("Training").images.data_ptr() - faces.images.data_ptr()) == 0

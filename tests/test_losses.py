@@ -106,6 +106,7 @@ def test_swa_is_the_mean_of_the_weights_of_its_steps():
             average.update(_decay(recipe, epoch, step, 3))
             seen.append(model.weight.clone())
     torch.testing.assert_close(ema.weight, torch.stack(seen[-6:]).mean(0))
+    assert _decay(Recipe("s", stages=((5, 48),), swa=9), 0, 0, 3) == 0  # of all epochs, where there are fewer
 
 
 @pytest.mark.parametrize("changes", [

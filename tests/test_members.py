@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, ensemble_study, experiment, leaderboard, records, synthetic
+from ferkit import DataError, ensemble_run, ensemble_study, experiment, leaderboard, records, synthetic
 from ferkit.cli import main
 from ferkit.distillation import teach
 from ferkit.ensemble import METHODS
@@ -83,6 +83,16 @@ def test_it_is_written_once_and_read_again(runs):
     with pytest.raises(DataError, match=r"holds recipe.json of a run without a record"):
         (runs / "b" / "record.json").unlink()
         ensemble([runs / "a"], runs / "b", "mean_logits")
+
+
+def test_one_that_was_stopped_before_its_record_is_made_anew(runs, faces, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble_run, "save_record", lambda *_: 1 / 0)
+        for name, method in (("both", "mean_logits"), ("soup", "uniform_soup")):
+            with pytest.raises(ZeroDivisionError):
+                ensemble([runs / "a", runs / "b"], runs / name, method, faces)
+    assert ensemble([runs / "a", runs / "b"], runs / "both", "mean_logits")["metrics"]
+    assert ensemble([runs / "a", runs / "b"], runs / "soup", "uniform_soup", faces)["metrics"]
 
 
 def test_it_is_read_where_it_was_moved_to(runs):

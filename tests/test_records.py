@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferkit import DataError, experiment, independence, leaderboard, records, synthetic
+from ferkit import DataError, audit, experiment, independence, leaderboard, records, synthetic
 from ferkit.metrics import HEADLINES
 from ferkit.recipe import Recipe
 
@@ -113,6 +113,25 @@ def test_rows_are_means_over_seeds_with_links(run, tmp_path):
         assert leaderboard.results_table(tmp_path, folder.parent / "elsewhere").splitlines()[-1] == row
     finally:
         shutil.rmtree(folder.parent / "elsewhere")
+
+
+def test_other_pictures_have_rows_and_runs_of_their_own(tmp_path, monkeypatch):
+    """As somebody's copy of FER2013 does, whose pictures are not, bit for bit, those of the committed records."""
+    results = experiment.project_root() / "results"
+    committed = results / "fer2013" / "compact-s0"
+    own = shutil.copytree(committed, tmp_path / "runs" / "fer2013" / "compact-s0")
+    record = json.loads((own / "record.json").read_text())
+    (own / "record.json").write_text(json.dumps(record | {"data": record["data"] | {"fingerprint": "0" * 16}}))
+    ours, theirs = (
+        [line for line in leaderboard.results_table(*roots).splitlines() if "| `compact` |" in line]
+        for roots in ((results,), (results, tmp_path / "runs"))
+    )
+    (added,) = [line for line in theirs if line not in ours]
+    assert len(theirs) == len(ours) + 1
+    assert added.startswith("| fer2013 0000000000000000 |") and "1 seed" in added and "not audited" in added
+    assert audit.committed_audit("fer2013", record["data"]["fingerprint"]) and not audit.committed_audit("fer2013", "0")
+    other = replace(synthetic.embedded_faces(20), name="fer2013")
+    assert experiment.place("compact-s0", other) == experiment.project_root() / "runs" / "fer2013" / "compact-s0"
 
 
 def test_a_quick_run_and_a_model_that_looks_at_its_batch_are_refused(run, tmp_path):

@@ -80,6 +80,23 @@ def start(root, n_trials):
     return subprocess.Popen(command, cwd=project_root(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def test_a_trial_that_was_killed_after_its_last_epoch_has_its_curve(faces, tmp_path):
+    study, train = search.optuna.create_study(direction="maximize"), search._trainer(BASE, faces, tmp_path, "cpu")
+    first = study.ask()
+    train(first)
+    study.enqueue_trial(first.params, user_attrs={"goes_on": first.number})
+    train(study.ask())
+    before, after = (trial.intermediate_values for trial in study.trials)
+    assert before == after and len(after) == BASE.epochs
+
+
+def test_a_recipe_outside_the_space_is_no_first_trial():
+    base = replace(BASE, stages=((2, 44),), weight_decay=0.05)
+    space = search.suggest(search.optuna.trial.FixedTrial(search._values(base) | {
+        "weight_decay": 1e-4, "side": 44, "schedule": "cosine", "batch_size": 64, "drop": 0.0}), base)  # fmt: skip
+    assert space["side"] == 44 and "weight_decay" not in search._values(base)
+
+
 def test_two_processes_share_a_study_and_one_that_is_killed_is_made_good(tmp_path):
     """One of two is killed in the middle of a trial; the other takes that trial up again and ends the study."""
     processes, folder = [start(tmp_path, 6) for _ in range(2)], tmp_path / "runs/studies/embedded/s"

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from ferkit import DataError, experiment, records, schedule, synthetic, train
 from ferkit.atomic import alone
+from ferkit.checkpoint import claim
 from ferkit.loop import Loop
 from ferkit.models import create_model
 from ferkit.predict import logits
@@ -326,6 +327,25 @@ def test_other_weights_are_not_taken_for_the_same_run(faces, tmp_path):
         experiment.run(recipe, faces, tmp_path / "run", weights=files[1])
     with pytest.raises(DataError, match="started from other weights"):
         train.fit(recipe, faces.split("Training"), faces.split("PublicTest"), tmp_path / "run", weights=files[1])
+
+
+def test_what_started_from_a_leaking_run_cannot_pass_for_an_honest_one(faces, tmp_path):
+    learned = replace(TINY, protocol="test_in_training")
+    save_weights(create_model("compact", **TINY.options), tmp_path / "mine.safetensors", learned, faces.classes)
+    with pytest.raises(DataError, match="learned by the protocol test_in_training, and what starts from it is"):
+        experiment.run(TINY, faces, tmp_path / "run", weights=tmp_path / "mine.safetensors")
+    assert experiment.run(learned, faces, tmp_path / "same", weights=tmp_path / "mine.safetensors")["start"]
+
+
+def test_a_run_from_before_a_field_of_the_recipe_goes_on(faces, tmp_path):
+    claim(tmp_path, TINY, "faces", {})
+    saved = json.loads((tmp_path / "recipe.json").read_text())
+    for name in ("fold", "free", "plateau", "snapshots"):
+        del saved["recipe"][name]
+    (tmp_path / "recipe.json").write_text(json.dumps(saved))
+    claim(tmp_path, TINY, "faces", {})
+    with pytest.raises(DataError, match=r"another recipe \(fold\)"):
+        claim(tmp_path, replace(TINY, fold=(0, 3)), "faces", {})
 
 
 def test_weights_that_are_not_there_leave_no_run_behind(faces, tmp_path):

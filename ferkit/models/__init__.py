@@ -93,7 +93,7 @@ def create_model(
     """
     if in_chans is not None:
         options["in_chans"] = in_chans
-    whole = pretrained not in (True, False) and is_saved(pretrained)  # not only a trunk
+    whole = pretrained not in (True, False) and bool(saved_recipe(pretrained))  # not only a trunk
     if name.startswith("timm:"):
         start = False if whole else pretrained
         model = timm_model(name.removeprefix("timm:"), num_classes, size=size, pretrained=start, **options)
@@ -116,5 +116,5 @@ def create_model(
 
 # Each module registers its builders.
 from ferkit.models import compact, emonext, patt_lite, resemotenet, residual_masking, resnet, vgg  # noqa: E402, F401
-from ferkit.models.pretrained import is_saved, load_saved, load_trunk  # noqa: E402
+from ferkit.models.pretrained import load_saved, load_trunk, saved_recipe  # noqa: E402
 from ferkit.models.timm_bridge import TIMM_MODELS, timm_model  # noqa: E402

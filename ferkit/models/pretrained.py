@@ -89,14 +89,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return weights, {}
 
 
-def is_saved(path: str | Path) -> bool:
-    """Whether ferkit saved that file: a whole network, with its recipe inside."""
+def saved_recipe(path: str | Path) -> dict:
+    """The fields of the recipe inside a whole network that ferkit saved; empty for another file of weights."""
     if Path(path).suffix != ".safetensors":
-        return False
+        return {}
     try:
         with safe_open(path, "pt") as file:
-            return "recipe" in (file.metadata() or {})
-    except (OSError, SafetensorError) as error:
+            return json.loads((file.metadata() or {}).get("recipe", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
         raise DataError(f"{path}: no readable weights ({error})") from error
 
 
@@ -105,8 +105,7 @@ def load_saved(model: nn.Module, name: str, path: str | Path, new_head: bool = F
 
     Raises DataError for another model or width, or, where the head is copied, another number of classes.
     """
-    weights, metadata = read_weights(path)
-    theirs = json.loads(metadata["recipe"])["model"]
+    weights, theirs = read_weights(path)[0], saved_recipe(path)["model"]
     if theirs != name:
         raise DataError(f"{path} holds weights of {theirs}, not of {name}")
     ours = model.state_dict()
