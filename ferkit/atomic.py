@@ -16,10 +16,30 @@ except ImportError:  # Windows: no lock
     fcntl = None
 
 
+def check_file(path: str | Path) -> Path:
+    """A path that a file can be written to; DataError for a folder, or one below a file."""
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file")
+    check_folder(path.parent)
+    return path
+
+
+def check_folder(path: str | Path) -> Path:
+    """A path that is a folder or can become one; DataError for a file, or one below a file."""
+    path = Path(path)
+    if file := next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None):
+        raise DataError(f"{path} is a file; name a folder" if file == path else f"{path}: {file} is a file, no folder")
+    return path
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; rename it when the block ends well, remove it when not."""
-    path = Path(path)
+    """Yield a temporary path beside `path` to write to; rename it when the block ends well, remove it when not.
+
+    Raises what check_file raises.
+    """
+    path = check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -40,7 +60,7 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 @contextmanager
 def alone(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder, whose lock goes with its process. Raises DataError when another works there, or waits for it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder).mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         if fcntl:
             try:

@@ -69,13 +69,15 @@ def load_campaign(path: str | Path, only: str = "*") -> list[Job]:
     """
     try:
         entries = tomllib.loads(Path(path).read_text())["run"]
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError("run is no list of tables")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: no readable campaign ({error!r}); it lists [[run]] tables") from error
     jobs = []
     for i, entry in enumerate(entries, 1):
         try:
             jobs += _jobs(entry)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: run {i} ({entry.get('model')}): {error}") from error
     names = [job.name for job in jobs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -97,6 +99,8 @@ def _jobs(entry: dict) -> list[Job]:
     models = entry["model"] if isinstance(entry["model"], list) else [entry["model"]]
     each = itertools.product(entry["seeds"], models, points)  # one seed of everything before the next
     kind, data = entry["recipe"], entry.get("data", "fer2013")
+    if not isinstance(data, str):
+        raise ValueError(f"data is a name, got {data}")
     jobs = []
     for seed, model, point in each:
         recipe, start = get_recipe(model, kind, seed, **point), entry.get("start", "")

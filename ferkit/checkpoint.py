@@ -76,11 +76,14 @@ def claim(folder: Path, recipe: Recipe, training: str, start: dict) -> None:
     if not path.exists():
         write_whole(path, json.dumps(wanted, indent=1) + "\n")
         return
-    found = json.loads(path.read_text())
-    differs = _differences(recipe, found["recipe"])
+    try:
+        found = json.loads(path.read_text())
+        differs, same_data = _differences(recipe, found["recipe"]), found["training"] == wanted["training"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: damaged ({error}); delete {folder} to train again from the start") from error
     if start and found.get("start") != start:
         raise DataError(f"{folder} holds a run that started from other weights; name another folder or delete this one")
-    if differs or found["training"] != wanted["training"]:
+    if differs or not same_data:
         what = f"recipe ({', '.join(differs)})" if differs else "training data"
         raise DataError(f"{folder} holds a run of another {what}; name another folder or delete this one")
 

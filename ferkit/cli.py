@@ -1,6 +1,7 @@
 """The `ferkit` command: one subcommand a task; a DataError or ValueError ends it with one line and status 1."""
 
 import argparse
+import os
 import sys
 
 from ferkit import __version__
@@ -21,7 +22,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments) or 0
+        status = arguments.run(arguments) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # what reads our output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, FloatingPointError, OSError) as error:  # DataError is a ValueError
         print(f"ferkit: {error}", file=sys.stderr)
         return 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ferkit import DataError
+from ferkit.atomic import check_folder
 from ferkit.ensemble import ALIASES, METHODS, Combination, get_method, nested
 from ferkit.experiment import certificate, save_logits, save_record
 from ferkit.faces import Faces
@@ -74,7 +75,7 @@ def ensemble(
     `choose` says. It is chosen, and everything is fitted, on PublicTest. A folder that has a record is only
     read. Raises what load_members raises, ValueError for an unknown method, DataError for a folder of another ensemble.
     """
-    folder, begin = Path(folder), time.perf_counter()
+    folder, begin = check_folder(folder), time.perf_counter()
     members = load_members(paths, views)
     recipe = EnsembleRecipe(folder.name, method, _named(paths, folder), tempered, views, seed)
     if (folder / "record.json").exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ferkit import DataError
-from ferkit.atomic import in_checkout, project_root, write_whole
+from ferkit.atomic import check_folder, in_checkout, project_root, write_whole
 from ferkit.faces import Faces
 from ferkit.ferplus import learnable
 from ferkit.independence import BATCH_SIZES, batch_independence
@@ -35,7 +35,7 @@ def run(
     `weights`, `compiled` and `say` are train.fit's. `processes`: so many train here; torchrun has its own.
     Raises what train.fit raises, and DataError when a split is missing.
     """
-    folder = Path(folder)
+    folder = check_folder(folder)
     missing = [u for u in USAGES if not len(faces.split(u))]
     if missing:
         raise DataError(f"{faces.name} has no {' and no '.join(missing)} images; the protocol needs all three splits")
@@ -44,6 +44,8 @@ def run(
     arranged = arrange(faces, recipe)
     splits = arranged.training, arranged.choosing
     how = dict(device=device, source=code_version(), weights=weights, compiled=compiled, say=say)
+    if processes < 1:
+        raise ValueError(f"at least 1 process, got {processes}")
     if processes > 1:
         launch(processes, _fit_in_time, recipe, splits, folder, how)  # and what `fit` then finds is finished, or late
     with joined(pick_device(device)) as team:

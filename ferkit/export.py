@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ferkit import DataError, __version__
-from ferkit.atomic import whole_file
+from ferkit.atomic import check_file, whole_file
 from ferkit.judge import own_weights
 from ferkit.synthetic import embedded_faces
 from ferkit.weights import load_weights
@@ -37,6 +37,7 @@ def export(place: str | Path, out: str | Path, opset: int = 18) -> float:
     is missing, for an opset that the exporter does not write, and where outputs differ from torch's by more than
     TOLERANCE: then nothing is written.
     """
+    check_file(out)
     weights = own_weights(place)
     if weights is None:
         raise ValueError(f"{place} is an ensemble, several networks and how they are combined; export its members")

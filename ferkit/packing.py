@@ -90,7 +90,10 @@ def merge(path: str | Path, root: Path) -> list[str]:
         _extract(path, Path(temporary))
         found = sorted(folder for folder in Path(temporary).glob("*/*"))
         arrivals = [Arrival(folder, root, f"{folder.parent.name}/{folder.name}") for folder in found]
-        fates = [arrival.check() for arrival in arrivals]
+        try:
+            fates = [arrival.check() for arrival in arrivals]
+        except DataError as error:
+            raise DataError(f"{str(error).replace(temporary, str(path))}; nothing was merged") from error
         wanted = [arrival for arrival, fate in zip(arrivals, fates, strict=True) if fate in PUT]
         with ExitStack() as held:  # first those that another process may hold: a refused merge makes no folder
             for arrival in sorted(wanted, key=lambda arrival: not (root / "runs" / arrival.name).exists()):
@@ -113,6 +116,13 @@ def _extract(path: str | Path, folder: Path) -> None:
         raise DataError(f"{path}: no whole archive ({error}); nothing was merged") from error
 
 
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable ({error})") from error
+
+
 RECORDED, GOES_ON = PUT = ("recorded", "to go on with")
 
 
@@ -132,7 +142,7 @@ class Arrival:
             self._check_record()
             return "is here already" if (self.root / "results" / self.name / "record.json").exists() else RECORDED
         if not (self.folder / "last.pt").exists():
-            raise DataError(f"{self.name}: neither a record nor a state to go on with; nothing was merged")
+            raise DataError(f"{self.name}: neither a record nor a state to go on with")
         here = self.root / "runs" / self.name
         if any((self.root / place / self.name / "record.json").exists() for place in ("results", "runs")):
             return "is finished here"
@@ -144,15 +154,15 @@ class Arrival:
         """That what is here under its name is the same run."""
         for file in ("record.json", "recipe.json"):
             mine, theirs = here / file, self.folder / file
-            if mine.exists() and theirs.exists() and json.loads(mine.read_text()) != json.loads(theirs.read_text()):
-                raise DataError(f"{mine} is another than the archive's; nothing was merged, rename one of the runs")
+            if theirs.exists() and (there := _json(theirs)) and mine.exists() and _json(mine) != there:
+                raise DataError(f"{mine} is another than the archive's, rename one of the runs")
 
     def _check_record(self) -> None:
         record = read_record(self.folder)
         if (record["data"]["name"], record["run"]) != (self.folder.parent.name, self.folder.name):
-            raise DataError(f"{self.name}: its record is of {record['run']}; nothing was merged")
+            raise DataError(f"{self.name}: its record is of {record['run']}")
         if wrong := disagreements(record["metrics"], measure(self.folder)):
-            raise DataError(f"{self.name}: {wrong[0]}; nothing was merged")
+            raise DataError(f"{self.name}: {wrong[0]}")
 
     def put(self) -> None:
         """Copy its files to their places."""

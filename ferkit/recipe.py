@@ -23,6 +23,15 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
+def _fits(values, *lowest: int, kinds: tuple[type, ...] = (int,)) -> bool:
+    """Whether it is a tuple of as many numbers of those kinds, none of them lower."""
+    return (
+        isinstance(values, tuple)
+        and len(values) == len(lowest)
+        and all(type(value) in kinds and value >= low for value, low in zip(values, lowest, strict=True))
+    )
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One run, validated when made: raises ValueError naming the field. Variants by dataclasses.replace."""
@@ -69,14 +78,14 @@ class Recipe:
         for name, value in list(vars(self).items()):
             object.__setattr__(self, name, _tuples(value))  # as they were before JSON
         get_policy(self.policy)
-        if not self.stages or any(epochs < 1 or side < 8 for epochs, side in self.stages):
-            raise ValueError(f"stages must be (epochs >= 1, side >= 8) pairs, got {self.stages}")
-        if any(epoch < 0 or n < 1 for epoch, n in self.free):
-            raise ValueError(f"free must be (epoch >= 0, blocks >= 1) pairs, got {self.free}")
-        if self.fold and not (
-            len(self.fold) == 2 and all(isinstance(k, int) for k in self.fold) and 0 <= self.fold[0] < self.fold[1] > 1
-        ):
+        if not self.stages or not all(_fits(stage, 1, 8) for stage in self.stages):
+            raise ValueError(f"stages must be pairs of whole numbers, (epochs >= 1, side >= 8), got {self.stages}")
+        if not all(_fits(pair, 0, 1) for pair in self.free):
+            raise ValueError(f"free must be pairs of whole numbers, (epoch >= 0, blocks >= 1), got {self.free}")
+        if self.fold and not (_fits(self.fold, 0, 2) and self.fold[0] < self.fold[1]):
             raise ValueError(f"fold must be (k, n), 0 <= k < n and n > 1, or (), got {self.fold}")
+        if not (_fits(self.plateau, 0, 0, kinds=(int, float)) and 0 < self.plateau[0] <= 1):
+            raise ValueError(f"plateau must be (0 < factor <= 1, epochs >= 0), got {self.plateau}")
         whole = self.cycle >= 1 and self.cycle % 1 == self.warmup % 1 == 0
         if self.snapshots and (self.schedule != "cosine" or not whole or self.warmup + self.cycle > self.epochs):
             told = f"got cycle {self.cycle} and warmup {self.warmup} of {self.epochs} epochs"

@@ -162,7 +162,8 @@ def get_recipe(model: str, kind: str = "house", seed: int = 0, **changes) -> Rec
     for key, value in changes.items():
         if key not in types:
             raise ValueError(f"a recipe has no field {key!r}; choose from {sorted(types)}")
-        if not isinstance(value, (int, float) if types[key] is float else types[key]):
+        known = (int, float) if types[key] is float else types[key]
+        if not isinstance(value, known) or (isinstance(value, bool) and types[key] is not bool):
             raise ValueError(f"{key} wants a value like {getattr(recipe, key)!r}, got {value!r}")
     name = "+".join([recipe.name, *(f"{key}={_plain(value)}" for key, value in changes.items())])
     if "options" in changes:

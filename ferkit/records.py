@@ -86,6 +86,8 @@ def read_record(folder: str | Path) -> dict:
         raise DataError(f"{path}: no readable record ({error})") from error
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not isinstance(record.get("metrics"), dict):
         raise DataError(f"{path}: not a record of schema {SCHEMA}")
+    if lacking := sorted({"run", "recipe", "data", "selected"} - set(record)):
+        raise DataError(f"{path}: no whole record, it lacks {', '.join(lacking)}")
     return record | {"metrics": {k: v for k, v in record["metrics"].items() if not k.endswith(" clean")}}
 
 
@@ -137,9 +139,17 @@ def load_logits(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path) if Path(path).suffix == ".npz" else Path(path) / "logits.npz"
     try:
         with np.load(path) as file:
-            return {key: file[key] for key in file if not key.endswith("_clean")}
+            arrays = {key: file[key] for key in file if not key.endswith("_clean")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: no readable logits ({error}); a run folder has logits.npz") from error
+    for usage in measured_splits(arrays):
+        n = len(arrays[f"{usage}_labels"])
+        for key in ("logits", "logits_flip", "rows"):
+            if len(arrays.get(f"{usage}_{key}", ())) != n:
+                raise DataError(f"{path}: {usage}_{key} is not there for each of its {n} labels")
+    if "classes" not in arrays:
+        raise DataError(f"{path}: it does not say its classes")
+    return arrays
 
 
 def interval(headline: dict, scale: float = 100) -> str:

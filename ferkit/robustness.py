@@ -85,7 +85,7 @@ def load_robustness(folder: str | Path) -> dict[str, np.ndarray]:
         with np.load(path) as file:
             arrays = {name: file[name] for name in ARRAYS}
     except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not readable ({error}); ferkit robustness writes it") from error
+        raise DataError(f"{path}: not readable ({error}); ferkit robustness writes it where there is none") from error
     shape = (len(arrays["names"]), len(arrays["severities"]), len(arrays["labels"]))
     if arrays["predicted"].shape != shape or not len(arrays["clean"]) == len(arrays["rows"]) == shape[-1]:
         raise DataError(f"{path}: its arrays do not fit each other")

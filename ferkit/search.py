@@ -9,6 +9,7 @@ Sources: Bergstra et al. 2011 (TPE), Akiba et al. 2019 (arXiv 1907.10902), Golov
 """
 
 import json
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -95,6 +96,10 @@ def search(
     seed: of the sampler, for a study that one process runs; several need one each, or none. PrivateTest is not
     touched. Raises DataError for a study of another recipe or other data, ValueError for another protocol.
     """
+    if not re.fullmatch(r"[\w+=-][\w.+=-]*", name):
+        raise ValueError(f"a study's name is a folder's, of letters, digits and . + = - _; got {name!r}")
+    if not 0 < base.lr <= 10 or n_trials < 1:
+        raise ValueError(f"a search needs a trial and a base with lr in (0, 10], got {n_trials} and {base.lr}")
     if base.protocol != "standard":
         raise ValueError(f"a search is by the standard protocol, which chooses on PublicTest; got {base.protocol}")
     folder = root / "runs" / "studies" / faces.name / name

@@ -101,6 +101,8 @@ def _map_arrays(folder: Path) -> Raw:
         labels, usage = (np.load(folder / f"{name}.npy") for name in ("labels", "usage"))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder}: images.npy needs labels.npy and usage.npy beside it ({error})") from error
+    if usage.dtype.kind not in "iu" or labels.dtype.kind not in "iu":
+        raise DataError(f"{folder}: labels.npy and usage.npy hold whole numbers, got {labels.dtype} and {usage.dtype}")
     if usage.size and not 0 <= usage.min() <= usage.max() < len(USAGES):
         raise DataError(f"{folder / 'usage.npy'}: splits must be 0, 1 or 2 ({', '.join(USAGES)})")
     return Raw("arrays", images, labels.astype(np.int64), usage.astype(np.uint8), np.arange(len(images)))

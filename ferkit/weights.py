@@ -45,7 +45,7 @@ def load_weights(path: str | Path) -> tuple[nn.Module, Recipe, tuple[str, ...]]:
         raise DataError(f"{path}: not weights that ferkit saved; it has no recipe inside")
     try:
         recipe, classes = Recipe(**json.loads(metadata["recipe"])), tuple(json.loads(metadata["classes"]))
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: its recipe is not one of this version of ferkit ({error})") from error
     model = create_model(recipe.model, len(classes), **recipe.options)
     load_exactly(model.state_dict(), weights, str(path))

@@ -270,7 +270,8 @@ def swap(files):
         (swap, "its record is of"),
         (lambda files: files.update({"../../escape.py": b""}), "'../../escape.py' is no file of a run"),
         (lambda files: files.update({"a/b/notes.txt": b""}), "is no file of a run"),
-        (lambda files: files.update({"a/b/log.csv": b""}), "neither a record nor a state"),
+        (lambda files: files.update({"a/b/log.csv": b""}), "neither a record nor a state.*; nothing was merged"),
+        (lambda files: files.update({"a/b/recipe.json": b"{"}), "runs.zip/a/b/recipe.json: not readable"),
     ],
 )
 def test_what_does_not_belong_stays_out(lent, tmp_path, change, message):
@@ -323,6 +324,8 @@ def test_an_unfinished_run_takes_its_snapshots_along(tmp_path):
         (("[0, 1]", "[0, 0]"), "more than once"),
         (("set = {", 'start = "a.safetensors"\nset = { pretrained = true,'), "from a.safetensors and from ImageNet"),
         (("[[run]]", "[run"), "no readable campaign"),
+        (("[[run]]", "run = 3\n[[other]]"), "run is no list of tables"),
+        (('model = "compact"', "model = 3"), r"run 1 \(3\)"),
     ],
 )
 def test_a_wrong_list_is_one_clear_error(tmp_path, change, message):
@@ -350,6 +353,11 @@ def test_the_command_runs_packs_and_merges(lent, drawn_csv, tmp_path, monkeypatc
     assert f"{lent[1][1].name}: done" in out and f"{lent[1][1].name}: recorded" in out
     assert cli.main(["campaign", "status", "--only", "no*"]) == 1
     assert "no run of" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "results")
+    (tmp_path / "runs.zip").unlink()
+    assert cli.main(run) == 0 and (tmp_path / "runs.zip").exists()  # nothing is left to train, and all to pack
+    assert cli.main([*run[:-3], str(tmp_path), *run[-2:]]) == 1
+    assert f"{tmp_path} is a folder; name a file" in capsys.readouterr().err
     assert cli.main([*run, "--jobs", "0"]) == 1
     assert "at least 1 job at once, got 0" in capsys.readouterr().err
 

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from ferkit import cli
@@ -51,6 +55,17 @@ def test_training_predicting_and_evaluating_by_command(tmp_path, capsys, monkeyp
         ),
         (["train", "--model", "best"], "no house recipe of 'best'; choose a model from"),
         (["train", "--set", "lr"], "--set wants KEY=VALUE"),
+        (["train", "--set", "lr=True"], "lr wants a value like 0.1, got True"),
+        (["train", "--set", "seed=3"], "--set does not change the seed"),
+        (["train", "--set", "options=3", "--set", "options.width=8"], "options wants a value like"),
+        (
+            ["train", "--recipe", "quick", "--data", "embedded", "--out", __file__],
+            "test_cli.py is a file; name a folder",
+        ),
+        (["bench", "--recipe", "quick", "--set", "options.width=0"], "leave layers without a channel"),
+        (["export", "--out", "/tmp"], "/tmp is a folder; name a file"),
+        (["search", "../../escaped", "--data", "embedded"], "a study's name is a folder's"),
+        (["search", "s", "--set", "lr=50", "--data", "embedded"], "lr in (0, 10]"),
         (["models", "best"], "unknown model 'best'; choose from"),
         (["evaluate", "/nowhere"], "no readable record"),
         (["suite", "run", "--only", "99"], "no notebook 99"),
@@ -62,6 +77,15 @@ def test_mistakes_end_with_one_line_and_status_1(arguments, message, capsys):
     assert cli.main(arguments) == 1
     error = capsys.readouterr().err
     assert message in error and error.startswith("ferkit: ") and "Traceback" not in error
+
+
+def test_output_that_nobody_reads_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "ferkit", "models", "compact"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_models_and_help(capsys):

@@ -67,6 +67,9 @@ def test_arrays_that_do_not_belong_together_are_named(folder):
     np.save(folder / "usage.npy", np.full(300, 5, np.uint8))
     with pytest.raises(DataError, match=r"usage.npy: splits must be 0, 1 or 2 \(Training"):
         sources.load(folder)
+    np.save(folder / "usage.npy", np.full(300, "Training"))
+    with pytest.raises(DataError, match="labels.npy and usage.npy hold whole numbers"):
+        sources.load(folder)
     (folder / "labels.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match="images.npy needs labels.npy and usage.npy beside it"):
         sources.load(folder)

@@ -131,6 +131,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         create_model("residual_masking", pretrained=tmp_path / "r18.pth")
     with pytest.raises(DataError, match="not weights of timm's efficientnet_b0; it lacks"):
         create_model("timm:efficientnet_b0", pretrained=tmp_path / "r18.pth")
+    for content in (b"", b"hi"):
+        (tmp_path / "odd.pth").write_bytes(content)
+        with pytest.raises(DataError, match="odd.pth: no readable weights"):
+            create_model("residual_masking", pretrained=tmp_path / "odd.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "r18.pth").read_bytes()[:5000])
     with pytest.raises(DataError, match="cut.pth: no readable weights"):
         create_model("residual_masking", pretrained=tmp_path / "cut.pth")

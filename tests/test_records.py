@@ -83,6 +83,18 @@ def test_damaged_records(tmp_path):
     (tmp_path / "record.json").write_text('{"schema": 0}')
     with pytest.raises(DataError, match="not a record of schema 1"):
         records.read_record(tmp_path)
+    (tmp_path / "record.json").write_text('{"schema": 1, "metrics": {}, "run": "a", "data": {}, "selected": {}}')
+    with pytest.raises(DataError, match="no whole record, it lacks recipe"):
+        records.read_record(tmp_path)
+
+
+def test_logits_that_are_not_there_for_each_label(run, tmp_path):
+    arrays = records.load_logits(run[0])
+    for name, values in (("PrivateTest_logits", None), ("PublicTest_rows", arrays["PublicTest_rows"][1:])):
+        kept = {k: v for k, v in arrays.items() if k != name} | ({name: values} if values is not None else {})
+        records.save_arrays(tmp_path / "logits.npz", kept)
+        with pytest.raises(DataError, match=f"{name} is not there for each of its 30 labels"):
+            records.load_logits(tmp_path)
 
 
 def test_a_run_on_other_data_never_enters_the_table(run):

@@ -346,6 +346,10 @@ def test_a_run_from_before_a_field_of_the_recipe_goes_on(faces, tmp_path):
     claim(tmp_path, TINY, "faces", {})
     with pytest.raises(DataError, match=r"another recipe \(fold\)"):
         claim(tmp_path, replace(TINY, fold=(0, 3)), "faces", {})
+    for damaged in ("{", "{}", "[]"):
+        (tmp_path / "recipe.json").write_text(damaged)
+        with pytest.raises(DataError, match="recipe.json: damaged .*; delete .* to train again"):
+            claim(tmp_path, TINY, "faces", {})
 
 
 def test_weights_that_are_not_there_leave_no_run_behind(faces, tmp_path):
@@ -385,12 +389,17 @@ def test_a_fold_is_not_learned_from(faces):
         ({"fold": (3, 3)}, "fold must be"),
         ({"fold": (0,)}, "fold must be"),
         ({"fold": (0.5, 2)}, "fold must be"),
+        ({"stages": ((1.5, 24),)}, "stages must be pairs of whole numbers"),
+        ({"stages": (3, 24)}, "stages must be pairs"),
+        ({"free": ((1, 2, 3),)}, "free must be pairs"),
+        ({"plateau": (0.1,)}, "plateau must be"),
+        ({"plateau": ("a", 2)}, "plateau must be"),
         ({"snapshots": True}, "snapshots need a cosine with cycle"),
         ({"snapshots": True, "cycle": 2.5, "warmup": 0.0}, "in whole epochs"),
         ({"snapshots": True, "cycle": 50.0, "warmup": 0.0}, "of 5 epochs"),
     ],
 )
-def test_folds_and_snapshots_that_cannot_be(changes, message):
+def test_what_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **changes)
 

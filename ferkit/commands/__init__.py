@@ -15,6 +15,19 @@ def literal(text: str):
         return text
 
 
+def positive(kind: type = int):
+    """What reads a number above 0, for argparse's `type`."""
+
+    def read(text: str):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+        return value
+
+    read.__name__ = kind.__name__  # which argparse says where the text is none
+    return read
+
+
 def add_data(command: argparse.ArgumentParser, faces: str = "FER2013 as a file, folder or archive") -> None:
     """--data: the faces, as sources.load takes them."""
     command.add_argument("--data", metavar="PATH", help=f"{faces}, or embedded: drawn ones (default: $FERKIT_DATA)")

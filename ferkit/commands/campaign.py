@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ferkit import DataError
-from ferkit.commands import add_data, add_device
+from ferkit.commands import add_data, add_device, positive
 
 
 def add(commands) -> None:
@@ -19,7 +19,7 @@ def add(commands) -> None:
     take.add_argument("--budget", required=True, metavar="TIME", help="for example 90s, 9m, 2h or 1h30m")
     add_data(take)
     add_device(take)
-    take.add_argument("--processes", type=int, default=1, metavar="N", help="train each with N of them")
+    take.add_argument("--processes", type=positive(), default=1, metavar="N", help="train each with N of them")
     take.add_argument("--compile", action="store_true", help="by torch.compile")
     take.add_argument("--jobs", type=int, default=1, metavar="N", help="so many runs at once on this machine")
     take.add_argument("--scheduler", metavar="ADDRESS", help="on a Dask cluster that shares this file system instead")
@@ -56,16 +56,25 @@ def campaign_run(arguments: argparse.Namespace) -> None:
     jobs = [job for job in jobs if job.name not in done]
     if arguments.jobs > 1 and arguments.processes > 1:
         raise ValueError("--jobs trains several runs, --processes one by several: choose one of them")
+    if arguments.pack:
+        atomic.check_file(arguments.pack)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done gets packed
 
-    def keep() -> None:
+    def pack() -> None:
         if arguments.pack:
             for left_out in packing.pack(campaign.folders(jobs, root), arguments.pack):
                 print(f"no room in {arguments.pack}: {left_out}", file=sys.stderr)
 
+    def keep() -> None:
+        try:
+            pack()
+        except OSError as error:  # a full disk, perhaps: the other runs go on, and the end tries again
+            print(f"not packed: {error}", file=sys.stderr)
+
     failed = campaign.take(jobs, arguments.data, root, budget, arguments.device, here=arguments.machine,
                            processes=arguments.processes, compiled=arguments.compile, workers=arguments.jobs,
                            scheduler=arguments.scheduler, keep=keep)  # fmt: skip
+    pack()  # also of what was finished before
     if failed:
         raise DataError("; ".join(failed))
 
@@ -73,4 +82,5 @@ def campaign_run(arguments: argparse.Namespace) -> None:
 def campaign_merge(arguments: argparse.Namespace) -> None:
     from ferkit import atomic, packing
 
-    print("\n".join(packing.merge(arguments.archive, atomic.project_root())))
+    told = packing.merge(arguments.archive, atomic.project_root())
+    print("\n".join(told or [f"{arguments.archive}: no run is in it"]))

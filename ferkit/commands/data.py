@@ -39,9 +39,12 @@ def data_info(arguments: argparse.Namespace) -> None:
 
 
 def audit_data(arguments: argparse.Namespace) -> None:
+    from ferkit.atomic import check_file
     from ferkit.audit import audit, save_audit, told
     from ferkit.sources import load
 
+    if arguments.json:
+        check_file(arguments.json)
     report = audit(load(arguments.path, labels=arguments.labels)).report()
     print(told(report))
     if arguments.json:

@@ -32,12 +32,15 @@ def add(commands) -> None:
 
 def predict_faces(arguments: argparse.Namespace) -> int:
     from ferkit import pictures, recognition
+    from ferkit.atomic import check_file
     from ferkit.detect import Detector
     from ferkit.judge import load_judge
     from ferkit.weights import shipped
 
     if arguments.every < 1:
         raise ValueError(f"--every {arguments.every}: give 1 for every frame, 2 for every second ...")
+    if arguments.json and arguments.json != "-":
+        check_file(arguments.json)
     sources = pictures.find_sources(arguments.places)
     folder = Path(arguments.annotate) if arguments.annotate else None
     if folder:

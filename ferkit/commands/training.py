@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from ferkit.commands import add_data, add_device, add_labels, literal
+from ferkit.commands import add_data, add_device, add_labels, literal, positive
 
 
 def add(commands) -> None:
@@ -31,7 +31,11 @@ def add(commands) -> None:
     )
     add_device(train)
     train.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="train with N of them on this machine (torchrun: its own)"
+        "--processes",
+        type=positive(),
+        default=1,
+        metavar="N",
+        help="train with N of them on this machine (torchrun: its own)",
     )
     train.add_argument("--compile", action="store_true", help="by torch.compile: a slow start, faster epochs on a GPU")
     train.set_defaults(run=train_recipe)
@@ -41,7 +45,9 @@ def add(commands) -> None:
     hunt.add_argument("--model", default="compact", help="a name that ferkit models lists (default: compact)")
     hunt.add_argument("--recipe", default="study", help="the recipe that trials change (default: study)")
     hunt.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
-    hunt.add_argument("--trials", type=int, default=25, metavar="N", help="finished trials of the study (default: 25)")
+    hunt.add_argument(
+        "--trials", type=positive(), default=25, metavar="N", help="finished trials of the study (default: 25)"
+    )
     add_data(hunt)
     add_labels(hunt)
     add_device(hunt)
@@ -52,7 +58,7 @@ def add(commands) -> None:
     speed.add_argument("--recipe", help="(default: cpu on a CPU, else house)")
     speed.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     add_device(speed)
-    speed.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default: 3)")
+    speed.add_argument("--seconds", type=positive(float), default=3.0, help="of each measurement (default: 3)")
     speed.add_argument("--compile", action="store_true", help="train by torch.compile")
     speed.set_defaults(run=bench_models)
 
@@ -119,8 +125,13 @@ def _changes(given: list[str]) -> dict:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set wants KEY=VALUE, got {text!r}")
+        if key in ("model", "kind", "seed"):
+            raise ValueError(f"--set does not change the {key}; there are --model, --recipe and --seed")
         if key.startswith("options."):
-            changes.setdefault("options", {})[key.removeprefix("options.")] = literal(value)
+            options = changes.setdefault("options", {})
+            if not isinstance(options, dict):
+                raise ValueError(f"options wants a value like {{'width': 16}}, got {options}")
+            options[key.removeprefix("options.")] = literal(value)
         else:
             changes[key] = literal(value)
     return changes

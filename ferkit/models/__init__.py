@@ -100,11 +100,15 @@ def create_model(
     elif name in _BUILDERS:
         try:
             model = _BUILDERS[name](num_classes=num_classes, **options)
-        except TypeError as error:
+        except (TypeError, RuntimeError, ZeroDivisionError) as error:
             raise ValueError(f"{name} does not take these options: {error}") from error
     else:
         raise ValueError(f"unknown model {name!r}; choose from {list_models()}, or timm:<name> for any other of timm")
-    if size:
+    if not all(parameter.numel() for parameter in model.parameters()):
+        raise ValueError(f"{name} does not take these options: {options} leave layers without a channel")
+    if size is not None:
+        if type(size) is not int or size < 1:
+            raise ValueError(f"size must be pixels, a whole number above 0; got {size}")
         model.input_spec = replace(model.input_spec, size=size)
         model.input_spec(torch.empty(1, 1, size, size, device="meta"))  # refuses a size that does not fit
     if whole:

@@ -81,9 +81,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         for wrapper in ("state_dict", "model"):
             weights = weights.get(wrapper, weights)
-    except (OSError, SafetensorError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError,
-            zipfile.BadZipFile) as error:  # fmt: skip
-        raise DataError(f"{path}: no readable weights ({str(error).splitlines()[0]})") from error
+    except (OSError, SafetensorError, RuntimeError, EOFError, AttributeError, LookupError, TypeError, ValueError,
+            pickle.UnpicklingError, zipfile.BadZipFile) as error:  # fmt: skip
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: no readable weights ({told})") from error
     if not all(isinstance(value, Tensor) for value in weights.values()):
         raise DataError(f"{path}: not a file of named tensors")
     return weights, {}
