@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from ferkit.faces import Faces
 from ferkit.metrics import N_BINS, softmax
@@ -210,6 +210,7 @@ def accuracy_and_cost(rows: list[tuple[str, dict, float, float]], title: str) ->
             marker = "os^D"[i // len(PALETTE) % 4]  # another shape when the colours start again
             whisker(axis, costs[column], accuracy, upright=True, fmt=marker, color=hue(i), label=folded(name))
         axis.set(xlabel=label, xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(lambda value, _: "")
     axes[0, 0].set_ylabel("accuracy, % (95 % interval)")
