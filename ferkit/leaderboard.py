@@ -114,7 +114,7 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
     ]
     for entry in found:
         _check_group(list(entry.runs))
-    return sorted(found, key=lambda e: (data.index(e.data.split()[0]), e.data, -e.mean("PublicTest")))
+    return sorted(found, key=lambda e: (data.index(e.record["data"]["name"]), e.data, -e.mean("PublicTest")))
 
 
 def results_table(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> str:
