@@ -17,6 +17,7 @@ from ferkit.metrics import mean_accuracy
 from ferkit.protocols import other_protocol
 from ferkit.recipe import Recipe
 from ferkit.records import VOTES, find_records, load_logits, measured_splits, outside
+from ferkit.weights import BEST
 
 NO_RESULT = re.compile(rf"-({'|'.join(recipes.NO_RESULT)})(\+|$)")
 NO_MEMBER = re.compile(rf"-({'|'.join(set(recipes.NO_RESULT) - {'member'})})(\+|-s\d|$)|\+fold=")  # of an ensemble
@@ -69,8 +70,12 @@ class Entry:
 
     @property
     def outside(self) -> str:
-        """What it has learned from beside the training images and their own labels."""
-        return ", ".join(outside(self.record)) or "none"
+        """What it has learned from beside the training images and their own labels.
+
+        Where each seed began with the run of its own seed, that run's name without it.
+        """
+        names, own = outside(self.record), f"-s{self.record['recipe']['seed']}/{BEST}"
+        return ", ".join(name.removesuffix(own) if len(self.runs) > 1 else name for name in names) or "none"
 
     def accuracy(self, usage: str = "PrivateTest") -> dict[str, float]:
         """The mean over runs, {value, low, high}: a stratified bootstrap over the images."""
