@@ -324,7 +324,7 @@ def test_an_unfinished_run_takes_its_snapshots_along(tmp_path):
         (("[0, 1]", "[0, 0]"), "more than once"),
         (("set = {", 'start = "a.safetensors"\nset = { pretrained = true,'), "from a.safetensors and from ImageNet"),
         (("[[run]]", "[run"), "no readable campaign"),
-        (("[[run]]", "run = 3\n[[other]]"), "run is no list of tables"),
+        ((CAMPAIGN, "run = 3"), "run is no list of tables"),
         (('model = "compact"', "model = 3"), r"run 1 \(3\)"),
     ],
 )

@@ -63,9 +63,11 @@ def grid(tmp_path):
             logits = np.where(right, np.eye(7)[labels], np.eye(7)[(labels + 1) % 7])
             arrays = {"classes": np.array(list("abcdefg"))}
             for usage in ("PublicTest", "PrivateTest"):
-                arrays |= {f"{usage}_logits": logits, f"{usage}_labels": labels, f"{usage}_rows": np.arange(700)}
+                arrays |= {f"{usage}_{key}": logits for key in ("logits", "logits_flip")}
+                arrays |= {f"{usage}_labels": labels, f"{usage}_rows": np.arange(700)}
             np.savez(folder / "logits.npz", **arrays)
-            (folder / "record.json").write_text(json.dumps({"schema": 1, "recipe": {"name": name}, "metrics": {}}))
+            record = {"schema": 1, "run": name, "recipe": {"name": name}, "data": {}, "selected": {}, "metrics": {}}
+            (folder / "record.json").write_text(json.dumps(record))
     return tmp_path
 
 

@@ -25,7 +25,8 @@ def run(tmp_path_factory, faces):
     folder, recipe = tmp_path_factory.mktemp("run"), Recipe("r", options={"width": 8})
     torch.manual_seed(0)
     save_weights(create_model("compact", width=8), folder / "best.safetensors", recipe, faces.classes)
-    record = {"schema": 1, "metrics": {}, "data": {"name": "embedded", "fingerprint": faces.fingerprint}}
+    data = {"name": "embedded", "fingerprint": faces.fingerprint}
+    record = {"schema": 1, "run": "r", "recipe": {}, "data": data, "selected": {}, "metrics": {}}
     (folder / "record.json").write_text(json.dumps(record))
     robustness.obtain(folder, faces, "cpu")
     return folder

@@ -15,7 +15,8 @@ def write(folder, right: dict[str, float], n: int = 200):
         rows, labels = np.arange(n), np.arange(n) % 2
         said = np.where(np.arange(n) < share * n, labels, 1 - labels)
         order = rows[::-1] if usage == SORTED else rows
-        arrays |= {f"{usage}_logits": np.eye(2)[said][order], f"{usage}_labels": labels[order], f"{usage}_rows": order}
+        arrays |= {f"{usage}_{key}": np.eye(2)[said][order] for key in ("logits", "logits_flip")}
+        arrays |= {f"{usage}_labels": labels[order], f"{usage}_rows": order}
     folder.mkdir(parents=True)
     records.save_arrays(folder / "logits.npz", arrays)
     return folder
