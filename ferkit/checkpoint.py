@@ -79,7 +79,7 @@ def claim(folder: Path, recipe: Recipe, training: str, start: dict) -> None:
     try:
         found = json.loads(path.read_text())
         differs, same_data = _differences(recipe, found["recipe"]), found["training"] == wanted["training"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({error}); delete {folder} to train again from the start") from error
     if start and found.get("start") != start:
         raise DataError(f"{folder} holds a run that started from other weights; name another folder or delete this one")

@@ -203,7 +203,7 @@ def promised_and_lost(
     names = ("promised: share of the map, %", "lost when covered, points")
     for place, values, name in zip(axes[0], (promised, lost), names, strict=True):
         table = np.stack([100 * values[said == c].mean(0) for c in there])
-        heatmap(place, table, "{:.0f}", rows, parts, vmin=min(0, table.min()), vmax=table.max())
+        heatmap(place, table, "{:z.0f}", rows, parts, vmin=min(0, table.min()), vmax=table.max())
         place.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure

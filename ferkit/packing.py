@@ -154,8 +154,9 @@ class Arrival:
         """That what is here under its name is the same run."""
         for file in ("record.json", "recipe.json"):
             mine, theirs = here / file, self.folder / file
-            if theirs.exists() and (there := _json(theirs)) and mine.exists() and _json(mine) != there:
-                raise DataError(f"{mine} is another than the archive's, rename one of the runs")
+            there = _json(theirs) if theirs.exists() else None
+            if there is not None and mine.exists() and _json(mine) != there:
+                raise DataError(f"{mine} is another than the archive's; rename one of the runs")
 
     def _check_record(self) -> None:
         record = read_record(self.folder)

@@ -40,7 +40,7 @@ WEIGHT_DECAYS = (1e-5, 5e-3)
 def suggest(trial: Trial, base: Recipe) -> dict:
     """The search space: a trial's values, by name; pictures are the base's last ones or smaller."""
     side = base.stages[-1][1]
-    sides = sorted({side, *(max(8, int(side * factor) // 8 * 8) for factor in (0.5, 0.75))})
+    sides = sorted({side, *(min(side, max(8, 8 * round(side * factor / 8))) for factor in (0.5, 0.75))})
     values = {
         "lr": trial.suggest_float("lr", base.lr / 10, min(base.lr * 5, 1.0), log=True),
         "weight_decay": trial.suggest_float("weight_decay", *WEIGHT_DECAYS, log=True),
@@ -64,7 +64,8 @@ def _values(base: Recipe) -> dict:
     values = {"lr": base.lr, "weight_decay": base.weight_decay, "batch_size": base.batch_size, "policy": base.policy,
               "label_smoothing": base.label_smoothing, "mixup": 0.0, "schedule": base.schedule,
               "side": base.stages[-1][1]}  # fmt: skip
-    choices = {"batch_size": BATCH_SIZES, "policy": POLICIES, "schedule": SCHEDULES}
+    choices = {"batch_size": BATCH_SIZES, "policy": POLICIES, "schedule": SCHEDULES,
+               "label_smoothing": (0.0, 0.05, 0.1, 0.15, 0.2)}  # fmt: skip
     there = {key: value for key, value in values.items() if value in choices.get(key, (value,))}
     low, high = WEIGHT_DECAYS
     return {key: value for key, value in there.items() if key != "weight_decay" or low <= value <= high}
@@ -98,8 +99,8 @@ def search(
     """
     if not re.fullmatch(r"[\w+=-][\w.+=-]*", name):
         raise ValueError(f"a study's name is a folder's, of letters, digits and . + = - _; got {name!r}")
-    if not 0 < base.lr <= 10 or n_trials < 1:
-        raise ValueError(f"a search needs a trial and a base with lr in (0, 10], got {n_trials} and {base.lr}")
+    if not 0 < base.lr <= 1 or n_trials < 1:
+        raise ValueError(f"a search needs a trial and a base with lr in (0, 1], got {n_trials} and {base.lr}")
     if base.protocol != "standard":
         raise ValueError(f"a search is by the standard protocol, which chooses on PublicTest; got {base.protocol}")
     folder = root / "runs" / "studies" / faces.name / name

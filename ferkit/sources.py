@@ -126,7 +126,7 @@ def _write_cache(file: Path, raw: Raw) -> None:
     arrays = {k: np.ascontiguousarray(v) for k, v in raw.__dict__.items() if isinstance(v, np.ndarray)}
     try:
         write_whole(file, save(arrays, {"layout": raw.layout}))
-    except OSError as error:
+    except (OSError, DataError) as error:
         warnings.warn(
             f"the faces were read but not cached in {file.parent} ({error}); the next start reads them again. "
             f"Free some space or set FERKIT_CACHE to another folder",

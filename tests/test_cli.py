@@ -65,7 +65,7 @@ def test_training_predicting_and_evaluating_by_command(tmp_path, capsys, monkeyp
         (["bench", "--recipe", "quick", "--set", "options.width=0"], "leave layers without a channel"),
         (["export", "--out", "/tmp"], "/tmp is a folder; name a file"),
         (["search", "../../escaped", "--data", "embedded"], "a study's name is a folder's"),
-        (["search", "s", "--set", "lr=50", "--data", "embedded"], "lr in (0, 10]"),
+        (["search", "s", "--set", "lr=50", "--data", "embedded"], "lr in (0, 1]"),
         (["models", "best"], "unknown model 'best'; choose from"),
         (["evaluate", "/nowhere"], "no readable record"),
         (["suite", "run", "--only", "99"], "no notebook 99"),

@@ -91,10 +91,10 @@ def test_a_trial_that_was_killed_after_its_last_epoch_has_its_curve(faces, tmp_p
 
 
 def test_a_recipe_outside_the_space_is_no_first_trial():
-    base = replace(BASE, stages=((2, 44),), weight_decay=0.05)
-    space = search.suggest(search.optuna.trial.FixedTrial(search._values(base) | {
-        "weight_decay": 1e-4, "side": 44, "schedule": "cosine", "batch_size": 64, "drop": 0.0}), base)  # fmt: skip
-    assert space["side"] == 44 and "weight_decay" not in search._values(base)
+    base = replace(BASE, stages=((2, 44),), weight_decay=0.05, label_smoothing=0.07)
+    drawn = {"weight_decay": 1e-4, "label_smoothing": 0.1, "schedule": "cosine", "batch_size": 64, "drop": 0.0}
+    space = search.suggest(search.optuna.trial.FixedTrial(search._values(base) | drawn), base)
+    assert space["side"] == 44 and not {"weight_decay", "label_smoothing"} & set(search._values(base))
 
 
 def test_two_processes_share_a_study_and_one_that_is_killed_is_made_good(tmp_path):

@@ -221,6 +221,9 @@ def test_a_full_disk_leaves_no_cache_and_says_so(sample, tmp_path, monkeypatch):
         raw, _ = sources.read(path)
     assert len(raw.images) == 42 and not list(sources.cache_folder().iterdir())
     monkeypatch.undo()
+    monkeypatch.setenv("FERKIT_CACHE", str(path))
+    with pytest.warns(UserWarning, match="not cached in .*is a file; name a folder"):
+        assert len(sources.read(path)[0].images) == 42
 
 
 def test_where_the_data_is_found(sample, tmp_path, monkeypatch):

@@ -61,8 +61,8 @@ def campaign_run(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is done gets packed
 
     def pack() -> None:
-        if arguments.pack:
-            for left_out in packing.pack(campaign.folders(jobs, root), arguments.pack):
+        if arguments.pack and (found := campaign.folders(jobs, root)):
+            for left_out in packing.pack(found, arguments.pack):
                 print(f"no room in {arguments.pack}: {left_out}", file=sys.stderr)
 
     def keep() -> None:
@@ -74,9 +74,12 @@ def campaign_run(arguments: argparse.Namespace) -> None:
     failed = campaign.take(jobs, arguments.data, root, budget, arguments.device, here=arguments.machine,
                            processes=arguments.processes, compiled=arguments.compile, workers=arguments.jobs,
                            scheduler=arguments.scheduler, keep=keep)  # fmt: skip
-    pack()  # also of what was finished before
     if failed:
+        keep()
         raise DataError("; ".join(failed))
+    pack()  # also of what was finished before
+    if arguments.pack and not Path(arguments.pack).exists():
+        print(f"no {arguments.pack}: results/ has all that is finished")
 
 
 def campaign_merge(arguments: argparse.Namespace) -> None:
