@@ -17,7 +17,7 @@ from ferkit.jobs import run as run_commands
 from ferkit.models import create_model
 from ferkit.models.pretrained import find, trunk_of
 from ferkit.predict import pick_device
-from ferkit.recipe import Recipe
+from ferkit.recipe import Recipe, tuples
 from ferkit.recipes import get_recipe, started_from
 from ferkit.records import is_of, read_log, read_record
 from ferkit.weights import BEST
@@ -94,7 +94,7 @@ def _jobs(entry: dict) -> list[Job]:
     minutes = entry["minutes"]
     if not minutes or set(minutes) - set(MACHINES) or not all(value > 0 for value in minutes.values()):
         raise ValueError(f"minutes must be above 0 for some of {list(MACHINES)}, got {minutes}")
-    fixed, grid = _frozen(entry.get("set", {})), _frozen(entry.get("grid", {}))
+    fixed, grid = tuples(entry.get("set", {})), tuples(entry.get("grid", {}))
     points = [fixed | dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     models = entry["model"] if isinstance(entry["model"], list) else [entry["model"]]
     each = itertools.product(entry["seeds"], models, points)  # one seed of everything before the next
@@ -117,13 +117,6 @@ def _jobs(entry: dict) -> list[Job]:
 
 def _is_file(start: str) -> bool:
     return start.endswith(".safetensors")
-
-
-def _frozen(value):
-    """TOML's lists as tuples, which recipes have."""
-    if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def machine(device: str = "auto") -> str:

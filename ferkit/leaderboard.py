@@ -124,12 +124,11 @@ def entries(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> list[Entry]
 
 def results_table(*roots: str | Path, data: tuple[str, ...] = DATASETS) -> str:
     """The results (`entries`) as a Markdown table: a row a model and data set, of FER+ one for each of its tests."""
+    files = [file for name in data for root in roots if (file := Path(root) / "audit" / f"{name}.json").exists()]
+    reports = {report["data"]["fingerprint"]: report for report in map(load_audit, files)}
     rows = []
     for entry in entries(*roots, data=data):
-        on = entry.record["data"]
-        files = [Path(root) / "audit" / f"{on['name']}.json" for root in roots]
-        reports = [load_audit(file) for file in files if file.exists()]
-        report = next((report for report in reports if report["data"]["fingerprint"] == on["fingerprint"]), None)
+        report = reports.get(entry.record["data"]["fingerprint"])
         rows += [_row(entry, usage, report) for usage in entry.tests]
     return markdown_table(TITLES, rows)
 

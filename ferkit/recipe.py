@@ -16,11 +16,11 @@ LIMITS |= {"layer_decay": 1, "focal": 10, "teacher_weight": 1, "temperature": 10
 LIMITS |= dict.fromkeys(("seed", "warmup", "cycle", "patience", "frozen", "swa"), 2**31)
 
 
-def _tuples(value):
+def tuples(value):
     """With tuples for lists, also inside a dict or another list."""
     if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+        return {key: tuples(inner) for key, inner in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _fits(values, *lowest: int, kinds: tuple[type, ...] = (int,)) -> bool:
@@ -76,7 +76,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            object.__setattr__(self, name, _tuples(value))  # as they were before JSON
+            object.__setattr__(self, name, tuples(value))  # as they were before JSON
         get_policy(self.policy)
         if not self.stages or not all(_fits(stage, 1, 8) for stage in self.stages):
             raise ValueError(f"stages must be pairs of whole numbers, (epochs >= 1, side >= 8), got {self.stages}")

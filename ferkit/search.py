@@ -95,7 +95,8 @@ def search(
     """Work on a study until n_trials have finished, whoever ran them; what study.json holds.
 
     seed: of the sampler, for a study that one process runs; several need one each, or none. PrivateTest is not
-    touched. Raises DataError for a study of another recipe or other data, ValueError for another protocol.
+    touched. Raises DataError for a study of another recipe or other data, ValueError for another protocol,
+    a name that is no folder's, no trial, and a base whose lr is not in (0, 1].
     """
     if not re.fullmatch(r"[\w+=-][\w.+=-]*", name):
         raise ValueError(f"a study's name is a folder's, of letters, digits and . + = - _; got {name!r}")

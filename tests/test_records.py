@@ -127,7 +127,7 @@ def test_rows_are_means_over_seeds_with_links(run, tmp_path):
         shutil.rmtree(folder.parent / "elsewhere")
 
 
-def test_other_pictures_have_rows_and_runs_of_their_own(tmp_path, monkeypatch):
+def test_other_pictures_have_rows_and_runs_of_their_own(tmp_path):
     """As somebody's copy of FER2013 does, whose pictures are not, bit for bit, those of the committed records."""
     results = experiment.project_root() / "results"
     committed = results / "fer2013" / "compact-s0"

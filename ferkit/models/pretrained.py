@@ -106,7 +106,8 @@ def load_saved(model: nn.Module, name: str, path: str | Path, new_head: bool = F
 
     Raises DataError for another model or width, or, where the head is copied, another number of classes.
     """
-    weights, theirs = read_weights(path)[0], saved_recipe(path)["model"]
+    weights, metadata = read_weights(path)
+    theirs = json.loads(metadata["recipe"])["model"]
     if theirs != name:
         raise DataError(f"{path} holds weights of {theirs}, not of {name}")
     ours = model.state_dict()
